@@ -1,0 +1,58 @@
+"""Builds the CPU form of the kernels with g++; everything else is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("kernels")
+FLAGS = [
+    *("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror"),
+]
+# One library for each instruction set worth having; vidai.devices.cpu picks at load time,
+# so that an environment built on one machine runs on another.
+VARIANTS = {"baseline": []}
+if platform.machine() == "x86_64":
+    VARIANTS["x86-64-v3"] = ["-march=x86-64-v3"]
+
+
+class BuildKernels(build_ext):
+    """Every kernels/*.cu and *.cpp in one shared library per variant, loaded with ctypes."""
+
+    def get_ext_filename(self, name: str) -> str:
+        package, _, variant = name.rpartition(".")
+        return os.path.join(*package.split("."), f"libkernels-{variant}.so")
+
+    def build_extension(self, extension: Extension) -> None:
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise SystemExit(
+                f"vidai compiles its kernels when it is installed and found no C++ compiler "
+                f"({compiler}): install one with `apt install g++` (Debian, Ubuntu) or "
+                f"`dnf install gcc-c++` (Fedora), then install vidai again."
+            )
+        out = Path(self.get_ext_fullpath(extension.name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command = [compiler, *FLAGS, *extension.extra_compile_args, "-x", "c++"]
+        subprocess.run([*command, *extension.sources, "-o", str(out)], check=True)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            f"vidai.{variant}",
+            sources=sorted(str(p) for p in KERNELS.iterdir() if p.suffix in {".cu", ".cpp"}),
+            depends=[str(p) for p in KERNELS.glob("*.h")],
+            extra_compile_args=flags,
+        )
+        for variant, flags in VARIANTS.items()
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,36 @@
+"""What tests share: the CPU device, the folder of larger clips, the tiny model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vidai.device import Device, open_device
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    return open_device("cpu")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of clips and models that stands beside some checkouts."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip("no folder `shared` beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of bright squares with hand-set weights, see tests/tiny_model.py."""
+    from tests.tiny_model import write_tiny_model
+
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    write_tiny_model(path)
+    return path

@@ -1,0 +1,352 @@
+"""The vidai command: parses, calls the library, prints. Nothing else in vidai prints."""
+
+from __future__ import annotations
+
+import json
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from vidai.config import load_config, pipeline_names
+from vidai.errors import VidaiError
+
+EXIT_DAMAGED = 3
+EXIT_INTERRUPTED = 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """One line on stderr and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"vidai: {self.message}", file=file, err=True)
+
+
+class Cli(click.Group):
+    """Turns every error into one sentence; -v shows where it came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("vidai: interrupted, nothing was written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if ctx.meta.get("verbose"):
+                traceback.print_exc()
+            if isinstance(error, VidaiError):
+                raise Failure(str(error)) from error
+            raise Failure(
+                f"unexpected {type(error).__name__}: {error}; this is a bug in vidai, "
+                f"-v shows where"
+            ) from error
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["verbose"] = True
+
+
+verbose = click.option(
+    *("-v", "--verbose"),
+    is_flag=True,
+    expose_value=False,
+    callback=_set_verbose,
+    help="Show a traceback with an error.",
+)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vidai", message="vidai %(version)s")
+@verbose
+def cli() -> None:
+    """Video AI: detect objects in a video, draw or redact them, and keep all the rest.
+
+    \b
+    vidai run in.mp4 out.mp4                        find objects and draw them
+    vidai run in.mp4 out.mp4 --pipeline anonymize   find faces and blur them
+    vidai run in.mp4 --records out.jsonl            detections only, nothing drawn
+    vidai probe in.mp4                              what is in a file
+
+    \b
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but the input was
+    damaged; 130 interrupted.
+    """
+
+
+class Seconds(click.ParamType):
+    """90, 1:30 or 0:01:30.5, as seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            parts = [float(part) for part in str(value).split(":")]
+        except ValueError:
+            parts = []
+        if not 1 <= len(parts) <= 3 or not all(0 <= part < 1e9 for part in parts):
+            self.fail(f"{value!r} is no time: write 90, 1:30 or 0:01:30.5", param, ctx)
+        seconds = 0.0
+        for part in parts:
+            seconds = seconds * 60 + part
+        return seconds
+
+
+def _complete_models(_: Any, __: Any, incomplete: str) -> list[CompletionItem]:
+    from vidai.models.catalog import CATALOG
+
+    names = [CompletionItem(name) for name in CATALOG if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
+def _complete_pipelines(_: Any, __: Any, incomplete: str) -> list[CompletionItem]:
+    names = [CompletionItem(name) for name in pipeline_names() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
+def _classes(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+
+
+FILE = click.Path(path_type=Path)
+LEVEL = click.FloatRange(0, 1)
+
+
+@cli.command()
+@click.argument("input", type=FILE)
+@click.argument("output", type=FILE, required=False)
+@click.option(
+    "--model",
+    metavar="NAME|FILE",
+    shell_complete=_complete_models,
+    help="A name from `vidai models list` or an ONNX file.  [default: the pipeline's]",
+)
+@click.option(
+    "--family", metavar="NAME", help="How to read the model's outputs, where they do not tell."
+)
+@click.option(
+    "--pipeline",
+    metavar="NAME|FILE",
+    default="detect",
+    show_default=True,
+    shell_complete=_complete_pipelines,
+    help=f"{', '.join(pipeline_names())}, or a YAML file.",
+)
+@click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", show_default=True)
+@click.option("--conf", type=LEVEL, help="Least score of a detection.")
+@click.option("--iou", type=LEVEL, help="Overlap above which the weaker box goes.")
+@click.option("--classes", metavar="NAME,…", callback=_classes, help="Keep only these classes.")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="One JSON line a frame; - for stdout.",
+)
+@click.option("--report", type=FILE, help="The account of the run as JSON.")
+@click.option(
+    "--codec",
+    type=click.Choice(["h264", "hevc", "av1"]),
+    default="h264",
+    show_default=True,
+    help="Video codec of OUTPUT.",
+)
+@click.option(
+    "--quality",
+    type=int,
+    metavar="CRF",
+    help="Lower is better and larger.  [default: h264 23, hevc 26, av1 32]",
+)
+@click.option("--preset", help="The encoder's speed preset.")
+@click.option("--start", type=Seconds(), help="Begin here: 90, 1:30 or 0:01:30.5.")
+@click.option("--end", type=Seconds(), help="Stop here.")
+@click.option("--max-frames", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
+@click.option("--no-audio", is_flag=True, help="Leave the sound out of OUTPUT.")
+@click.option("--strict", is_flag=True, help="Damaged input is an error, not a warning.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@verbose
+@click.pass_context
+def run(ctx: click.Context, model: str | None, no_audio: bool, quiet: bool, **options: Any) -> None:
+    """Detect objects in INPUT, draw them, and write OUTPUT.
+
+    OUTPUT (.mp4, .mov, .mkv, .webm) keeps the sound, subtitles, timing, rotation, colours
+    and metadata of INPUT. Without OUTPUT nothing is drawn or encoded: use --records.
+
+    \b
+    vidai run street.mp4 boxes.mp4 --classes person,car --conf 0.5
+    vidai run party.mov safe.mp4 --pipeline anonymize
+    vidai run long.mkv --records found.jsonl --start 1:00:00 --end 1:05:00
+    """
+    from vidai import api, terminal
+
+    if options["output"] is None and options["records"] is None and options["report"] is None:
+        raise click.UsageError("nothing to write: give OUTPUT, --records or --report")
+    model = model or load_config(options["pipeline"]).model
+    with terminal.download(quiet) as on_download:
+        from vidai.models.catalog import resolve
+
+        resolve(model, on_download)
+    with terminal.frames(quiet) as on_report:
+        report = api.run(model=model, audio=not no_audio, progress=on_report, **options)
+    if not quiet:
+        terminal.summary(report)
+    if report.interrupted:
+        ctx.exit(EXIT_INTERRUPTED)
+    if report.damaged:
+        ctx.exit(EXIT_DAMAGED)
+
+
+@cli.command()
+@click.argument("input", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+@verbose
+def probe(input: Path, as_json: bool) -> None:  # noqa: A002
+    """What is in INPUT, and what vidai would do with it.
+
+    \b
+    vidai probe holiday.mov
+    vidai probe holiday.mov --json | jq .video
+    """
+    from vidai.probe import probe as probe_file
+
+    found = probe_file(input)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    video = found["video"]
+    seconds = "unknown" if found["duration"] is None else f"{found['duration']:.2f} s"
+    rate = f", {video['frame_rate']:.3f} fps" if video["frame_rate"] else ""
+    turned = f", turned {video['rotation']}°" if video["rotation"] else ""
+    rows = [
+        ("file", found["path"]),
+        ("container", f"{found['container']}, {seconds}, {found['chapters']} chapters"),
+        ("video", f"{video['codec']}, {video['width']}×{video['height']}{turned}{rate}"),
+        ("pixels", f"{video['pixel_format']}, {video['matrix']}, {video['range']} range"),
+    ]
+    for stream in found["streams"]:
+        language = f", {stream['language']}" if stream["language"] else ""
+        rows.append((stream["type"], f"{stream['codec']}{language}"))
+    rows += [("vidai run" if i == 0 else "", line) for i, line in enumerate(found["plan"])]
+    for title, text in rows:
+        click.echo(f"{title:11}{text}")
+
+
+@cli.group()
+@verbose
+def models() -> None:
+    """The models that vidai knows by name: list, info, pull, path.
+
+    Any other ONNX detector of a known family runs by its path. Files are looked for in the
+    folders of $VIDAI_MODELS, then in the cache, then fetched and checked.
+    """
+
+
+@models.command("list")
+@verbose
+def list_models() -> None:
+    """Names, sizes, licences, and what is here already."""
+    from vidai.models.catalog import CATALOG, cached
+
+    click.echo(f"{'name':15}{'family':12}{'input':>6}{'MB':>8}  {'licence':12}here")
+    for entry in CATALOG.values():
+        side = entry.input or "any"
+        here = "yes" if cached(entry.name) else "-"
+        size = entry.bytes / 1e6
+        click.echo(
+            f"{entry.name:15}{entry.family:12}{side:>6}{size:8.1f}  {entry.licence:12}{here}"
+        )
+
+
+@models.command()
+@click.argument("model", metavar="NAME|FILE", shell_complete=_complete_models)
+@verbose
+def info(model: str) -> None:
+    """All about one model: licence and source, or a file's inputs, outputs and classes."""
+    from vidai.models import load_model
+    from vidai.models.catalog import CATALOG, cached
+    from vidai.models.onnx_file import read_onnx
+
+    rows: list[tuple[str, object]] = []
+    path = Path(model)
+    if entry := CATALOG.get(model):
+        kept = cached(model)
+        rows += [
+            *(("name", entry.name), ("family", entry.family), ("licence", entry.licence)),
+            *(("homepage", entry.homepage), ("source", entry.source), ("sha256", entry.sha256)),
+            *(("bytes", f"{entry.bytes:,}"), ("file", kept or "not here: vidai models pull")),
+        ]
+        path = kept or path
+    if path.is_file() or not entry:
+        file, loaded = read_onnx(path), load_model(path, family=entry.family if entry else None)
+        rows += [("family", type(loaded).__module__.rpartition(".")[2])] if not entry else []
+        rows += [("input", tensor) for tensor in file.inputs]
+        rows += [("output", tensor) for tensor in file.outputs]
+        names = ", ".join(loaded.names) or "no names"
+        rows.append(("classes", f"{len(loaded.names)}: {names}" if loaded.names else names))
+    for title, value in rows:
+        click.echo(f"{title:10}{value}")
+
+
+@models.command()
+@click.argument("model", metavar="NAME", shell_complete=_complete_models)
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@verbose
+def pull(model: str, quiet: bool) -> None:
+    """Fetch a model into the cache and check it; an unfinished download goes on."""
+    from vidai import terminal
+    from vidai.models.catalog import resolve
+
+    with terminal.download(quiet) as on_download:
+        path = resolve(model, on_download)
+    if not quiet:
+        click.echo(path)
+
+
+@models.command()
+@click.argument("model", metavar="NAME", required=False, shell_complete=_complete_models)
+@verbose
+def path(model: str | None) -> None:
+    """Where a model's file is; without NAME, the cache folder. Fetches nothing."""
+    from vidai.models.catalog import CATALOG, cache_folder, cached
+
+    if model is None:
+        click.echo(cache_folder())
+    elif model not in CATALOG:
+        raise click.UsageError(f"no model {model!r} in the catalog: see `vidai models list`")
+    elif (found := cached(model)) is None:
+        raise Failure(f"{model} is not here yet: vidai models pull {model}")
+    else:
+        click.echo(found)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@verbose
+def completion(shell: str) -> None:
+    """Print a script that completes vidai's commands, options and names.
+
+    \b
+    vidai completion bash >> ~/.bashrc
+    vidai completion zsh >> ~/.zshrc
+    vidai completion fish > ~/.config/fish/completions/vidai.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # the three are click's own
+    click.echo(kind(cli, {}, "vidai", "_VIDAI_COMPLETE").source())
+
+
+def main() -> None:
+    """Entry point of the command."""
+    cli.main(prog_name="vidai")

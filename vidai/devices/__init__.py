@@ -1,0 +1,1 @@
+"""The devices, one module or package each, found by name (see vidai.device.open_device)."""

@@ -1,0 +1,81 @@
+"""The CPU device: PyAV's codecs, kernels built by g++, ONNX Runtime. The embedded default."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.stream import VideoStream
+
+from vidai.device import EncoderSettings
+from vidai.devices.cpu.codecs import CpuDecoder, CpuEncoder, private_copy
+from vidai.devices.cpu.session import OnnxSession
+from vidai.errors import DeviceUnavailable, KernelError
+from vidai.native import load_kernels
+from vidai.types import Frame, StreamInfo
+
+_PASSED = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}
+
+
+def pack(arg: Any) -> Any:
+    """One kernel argument as ctypes passes it: arrays and addresses become pointers."""
+    if isinstance(arg, np.ndarray):
+        return ctypes.c_void_p(arg.ctypes.data)
+    if isinstance(arg, int):
+        return ctypes.c_void_p(arg)
+    return _PASSED[type(arg)](arg)
+
+
+class CpuDevice:
+    """Implements vidai.device.Device on the host. Arrays are NumPy's."""
+
+    name = "cpu"
+    dlpack_device = (1, 0)
+
+    def __init__(self) -> None:
+        self.library = load_kernels()
+        self.workers = len(os.sched_getaffinity(0))
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return np.empty(shape, dtype)
+
+    def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return array
+
+    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(array)
+
+    def launch(self, kernel: str, extent: tuple[int, int, int], *args: Any) -> None:
+        """One ctypes call; it releases the GIL and runs on the calling thread (see grid.h)."""
+        try:
+            function = getattr(self.library, kernel)
+        except AttributeError:
+            raise KernelError(f"no kernel {kernel!r} in {self.library._name}") from None
+        function(*map(pack, args))
+
+    def writable(self, frame: Frame) -> Frame:
+        return frame if frame.writable else private_copy(frame)
+
+    def decoder(self, stream: VideoStream, info: StreamInfo) -> CpuDecoder:
+        return CpuDecoder(self, stream, info)
+
+    def encoder(self, info: StreamInfo, settings: EncoderSettings) -> CpuEncoder:
+        return CpuEncoder(info, settings)
+
+    def session(self, model: bytes) -> OnnxSession:
+        return OnnxSession(model)
+
+    def synchronize(self) -> None:
+        """Launches have returned when they are done."""
+
+
+def open(index: int = 0) -> CpuDevice:  # noqa: A001 (the name that open_device looks for)
+    """The CPU device; there is one."""
+    if index:
+        raise DeviceUnavailable(f"there is one CPU device, not cpu:{index}: use cpu")
+    av.logging.set_level(av.logging.PANIC)
+    return CpuDevice()

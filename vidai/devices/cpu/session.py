@@ -1,0 +1,43 @@
+"""Models on the CPU, with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime
+
+from vidai.errors import ModelError
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """ONNX Runtime's errors have no base class of their own but Exception."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).split(" : ", 3)[-1].strip().splitlines()[0]
+        raise ModelError(f"{what}: {reason[:300]}") from error
+
+
+class OnnxSession:
+    """Implements vidai.device.Session on one thread: a pipeline has one for each core."""
+
+    def __init__(self, model: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        with _translated("cannot load the model"):
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, data: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """The raw outputs, in the order of the model file. Raises ModelError."""
+        with _translated(f"the model cannot run on a {data.dtype} input of shape {data.shape}"):
+            outputs: list[npt.NDArray[Any]] = self._session.run(None, {self._input: data})
+        return outputs

@@ -1,0 +1,68 @@
+"""Detection models: found by name or path, understood by their family.
+
+A family is a module of this package with NAME, `matches(file)` and `load(file)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from vidai.errors import ModelError
+from vidai.models import catalog
+from vidai.models.family import InputSpec
+from vidai.models.model import Model
+from vidai.models.onnx_file import read_onnx
+
+__all__ = ["InputSpec", "Model", "families", "load_model"]
+
+
+def families() -> dict[str, ModuleType]:
+    """The modules of the model families, by name."""
+    modules = (
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    )
+    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    family: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """A catalog model by name, fetched if need be, or any ONNX file of a known family.
+
+    family: its name, where the file alone does not tell. progress: called with bytes
+    done and in all while a file is fetched. Raises ModelError.
+    """
+    known = families()
+    entry = catalog.CATALOG.get(str(name_or_path))
+    family = family or (entry.family if entry else None)
+    if family is not None and family not in known:
+        raise ModelError(f"no model family {family!r}: there are {', '.join(sorted(known))}")
+    file = read_onnx(catalog.resolve(name_or_path, progress))
+    if len(file.inputs) != 1 or len(file.inputs[0].dims) != 4:
+        fitting = []
+    else:
+        fitting = [name for name, module in known.items() if module.matches(file)]
+    if family in fitting:
+        fitting = [family]
+    if len(fitting) != 1 or family not in (None, fitting[0]):
+        tensors = "; ".join(
+            f"{title} {', '.join(map(str, values))}"
+            for title, values in (("inputs", file.inputs), ("outputs", file.outputs))
+        )
+        raise ModelError(
+            f"model {name_or_path} fits "
+            + (f"the families {' and '.join(fitting)}" if fitting else "no known family")
+            + (f", and not {family}" if family else "")
+            + f" ({tensors}); name one with family=: {', '.join(sorted(known))}"
+        )
+    model: Model = known[fitting[0]].load(file)
+    return replace(model, name=entry.name) if entry else model

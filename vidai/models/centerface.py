@@ -1,0 +1,55 @@
+"""CenterFace (Xu et al., 2019): faces as points of a heat map of stride 4.
+
+Four outputs: heat map (N,1,h,w), sizes (N,2,h,w), offsets (N,2,h,w) and five landmarks
+(N,10,h,w), which are not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vidai.device import Device
+from vidai.models.family import InputSpec
+from vidai.models.model import Candidates, Model
+from vidai.models.onnx_file import OnnxFile
+from vidai.ops.candidates import View, candidates
+
+NAME = "centerface"
+
+
+def matches(file: OnnxFile) -> bool:
+    dims = [output.dims for output in file.outputs]
+    return all(len(d) == 4 for d in dims) and [d[1] for d in dims] == [1, 2, 2, 10]
+
+
+def load(file: OnnxFile) -> Model:
+    # The published file declares 10 pictures of 32 × 32, and runs with any number and size.
+    dims = {t.name: ("N", t.dims[1], "h", "w") for t in file.outputs}
+    dims[file.inputs[0].name] = ("N", 3, "H", "W")
+    return CenterFace(
+        name=file.name,
+        spec=InputSpec(0, 0, place="stretch", multiple=32, longest=960),
+        names=("face",),
+        onnx=file.with_symbolic_dims(dims),
+    )
+
+
+class CenterFace(Model):
+    """Pictures are RGB, 0–255, of any size in multiples of 32."""
+
+    def candidates(
+        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
+    ) -> Candidates:
+        heat, sizes, offsets, _ = outputs
+        cells = heat.shape[2] * heat.shape[3]
+        return candidates(
+            device,
+            anchors=cells,
+            classes=1,
+            boxes=View(sizes, n * 2 * cells, 1, cells),
+            scores=View(heat, n * cells, 1, cells),
+            offsets=View(offsets, n * 2 * cells, 1, cells),
+            coding="centerface",
+            size=size,
+            conf=conf,
+        )

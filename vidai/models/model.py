@@ -1,0 +1,100 @@
+"""What every model family shares: from raw outputs to detections on the picture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.device import Device
+from vidai.errors import ModelError
+from vidai.models.coco import COCO
+from vidai.models.family import InputSpec
+from vidai.models.onnx_file import OnnxFile
+from vidai.ops.nms import nms
+from vidai.types import Detections, Placement
+
+# The cells of a one-shot detector's three levels, in model px.
+STRIDES = (8, 16, 32)
+
+Candidates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """A detector ready for a session; each family is a subclass in a file of its own.
+
+    onnx: the bytes to load. names: of the classes, () where the file has none.
+    max_batch: pictures in one run, None = as many as fit.
+    """
+
+    name: str
+    spec: InputSpec
+    names: tuple[str, ...]
+    onnx: bytes = field(repr=False)
+    max_batch: int | None = None
+    overlapping: ClassVar[bool] = True  # finds an object more than once: NMS is needed
+
+    @abstractmethod
+    def candidates(
+        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
+    ) -> Candidates:
+        """Boxes in model px, scores and class ids of picture n, best first, as
+        `vidai.ops.candidates` returns them."""
+
+    def detections(
+        self,
+        device: Device,
+        outputs: list[Any],
+        n: int,
+        *,
+        size: tuple[int, int],
+        placement: Placement,
+        picture: tuple[int, int],
+        conf: float,
+        iou: float,
+        classes: frozenset[int] | None = None,
+    ) -> Detections:
+        """What picture n of a batch shows, best first.
+
+        outputs: as a session returns them, on the device. size: (width, height) of the
+        model's input, picture: of the display picture, in px. Boxes are in display px,
+        clipped to the picture; what lies outside it is dropped. conf: least score.
+        iou: overlap above which the weaker of two boxes of a class is dropped, where the
+        family needs that. classes: ids to keep, None for all.
+        """
+        boxes, scores, class_ids = self.candidates(device, outputs, n, size, conf)
+        if classes is not None:
+            wanted = np.isin(class_ids, list(classes))
+            boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]
+        if self.overlapping:
+            kept = nms(boxes, scores, class_ids, iou)
+            boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
+        boxes = placement.to_source(boxes)
+        boxes = np.clip(boxes, 0, np.array(picture * 2, np.float32))
+        found = Detections(boxes, scores, class_ids, self.names)
+        return found[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+
+
+def grid_cells(width: int, height: int) -> int:
+    """How many cells the strides 8, 16 and 32 have on an input of that size in px."""
+    return sum((width // stride) * (height // stride) for stride in STRIDES)
+
+
+def class_names(file: OnnxFile, count: int) -> tuple[str, ...]:
+    """Names of `count` classes: the file's own (metadata "names", a list or a dict by
+    number, as Ultralytics writes it), else COCO's where there are 80, else none.
+    """
+    given = file.literal("names", None)
+    match given:
+        case None:
+            return COCO if count == len(COCO) else ()
+        case dict():
+            return tuple(str(given.get(i, i)) for i in range(count))
+        case list() | tuple():
+            return tuple(map(str, given[:count])) + tuple(map(str, range(len(given), count)))
+        case _:
+            raise ModelError(f"model {file.name} has unreadable metadata 'names': {given!r}")

@@ -1,0 +1,116 @@
+"""What Ultralytics exports for detection, from YOLOv5 on: one output, boxes in model px.
+
+(N, 4 + classes, anchors): centre, size and class scores (YOLOv8 and later);
+(N, anchors, 5 + classes): the same with an objectness (YOLOv5);
+(N, objects, 6): corners, score and class, nothing left to suppress (YOLOv10, YOLO26,
+and any exported with nms=True).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vidai.device import Device
+from vidai.errors import ModelError
+from vidai.models.family import InputSpec
+from vidai.models.model import Candidates, Model, class_names, grid_cells
+from vidai.models.onnx_file import OnnxFile
+from vidai.ops.candidates import View, candidates
+
+NAME = "ultralytics"
+
+
+def matches(file: OnnxFile) -> bool:
+    """One output of three dimensions, and either the exporter's metadata or its layout."""
+    dims = [output.dims for output in file.outputs]
+    if len(dims) != 1 or len(dims[0]) != 3:
+        return False
+    if "names" in file.metadata and "stride" in file.metadata:
+        return file.metadata.get("task", "detect") == "detect"
+    return dims[0][2] == grid_cells(*file.size)
+
+
+def load(file: OnnxFile) -> Model:
+    width, height = file.size
+    if not width:
+        height, width = file.literal("imgsz", (640, 640))
+    _, rows, columns = file.outputs[0].dims
+    classes = len(file.literal("names", ())) or int(rows) - 4
+    kind: type[Model]
+    if rows == 4 + classes:
+        kind = AnchorFree
+    elif columns == 6 and rows != 3 * grid_cells(width, height):
+        kind = EndToEnd
+    elif columns == 5 + classes:
+        kind = WithObjectness
+    else:
+        raise ModelError(
+            f"model {file.name} names {classes} classes, which its output {file.outputs[0]} does "
+            f"not fit: export it again for detection"
+        )
+    return kind(
+        name=file.name,
+        spec=InputSpec(width, height, scale=1 / 255, dtype=file.dtype),
+        names=class_names(file, classes),
+        onnx=file.data,
+        max_batch=file.max_batch,
+    )
+
+
+class AnchorFree(Model):
+    """YOLOv8 and later. Pictures are RGB, 0–1, centred, padded with 114, as for all here."""
+
+    def candidates(
+        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
+    ) -> Candidates:
+        (output,) = outputs
+        _, channels, anchors = output.shape
+        start = n * channels * anchors
+        return candidates(
+            device,
+            anchors=anchors,
+            classes=channels - 4,
+            boxes=View(output, start, 1, anchors),
+            scores=View(output, start + 4 * anchors, 1, anchors),
+            coding="cxcywh",
+            size=size,
+            conf=conf,
+        )
+
+
+class WithObjectness(Model):
+    """YOLOv5."""
+
+    def candidates(
+        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
+    ) -> Candidates:
+        (output,) = outputs
+        _, anchors, channels = output.shape
+        start = n * anchors * channels
+        return candidates(
+            device,
+            anchors=anchors,
+            classes=channels - 5,
+            boxes=View(output, start, channels, 1),
+            objectness=View(output, start + 4, channels, 1),
+            scores=View(output, start + 5, channels, 1),
+            coding="cxcywh",
+            size=size,
+            conf=conf,
+        )
+
+
+class EndToEnd(Model):
+    """YOLOv10 and later without NMS: a few hundred finished rows, so NumPy will do."""
+
+    overlapping = False
+
+    def candidates(
+        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
+    ) -> Candidates:
+        rows = device.to_host(outputs[0])[n].astype(np.float32)
+        rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] >= np.float32(conf))]
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)

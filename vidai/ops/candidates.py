@@ -1,0 +1,96 @@
+"""From a detector's raw output to the few boxes that score enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.device import Device
+
+# Their order is the kernel's enum.
+CODINGS = ("xyxy", "cxcywh", "cxcywh-unit", "yolox", "centerface")
+
+_COLUMNS = 7  # of the kernel's rows: anchor, class, score, x1, y1, x2, y2
+_ROOM = 1000  # rows that suffice for nearly every picture
+
+
+@dataclass(frozen=True)
+class View:
+    """Where numbers lie in an output: element (anchor, channel) is
+
+    `array.flat[start + anchor * anchor_step + channel * channel_step]`, of a C-contiguous
+    float32 or float16 array on the device.
+    """
+
+    array: Any
+    start: int
+    anchor_step: int
+    channel_step: int
+
+
+def candidates(
+    device: Device,
+    *,
+    anchors: int,
+    classes: int,
+    boxes: View,
+    scores: View,
+    objectness: View | None = None,
+    offsets: View | None = None,
+    coding: str,
+    logits: bool = False,
+    size: tuple[int, int],
+    conf: float,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """The anchors whose best class scores at least `conf`, best first, on the host.
+
+    Returns boxes (K, 4) float32 x1 y1 x2 y2 in model px, not clipped; scores (K,) float32;
+    class_ids (K,) int32. Equal scores keep the order of their anchors, equal classes the
+    lowest number. Anchors whose box or best score is NaN or infinite are left out.
+
+    All views have one dtype. The score is that of the class, times the objectness where
+    there is one (which alone must reach `conf` too: both are 0–1); logits: both pass
+    through a sigmoid first. size: (width, height) of the model's input in px.
+
+    coding of the box's channels:
+    "xyxy" corners in px; "cxcywh" centre and size in px; "cxcywh-unit" the same as parts
+    of `size`. "yolox": offsets from the cell and log size, in cells, of the strides 8, 16
+    and 32, one after the other (Ge et al., YOLOX, 2021). "centerface": log height and log
+    width in cells of stride 4, with `offsets` y and x from the cell (Xu et al.,
+    CenterFace, 2019).
+    """
+    half = boxes.array.dtype == np.float16
+    views = [boxes, scores, objectness, offsets]
+    numbers = (
+        *(np.int32(n) for n in (anchors, classes, CODINGS.index(coding), logits, *size)),
+        np.float32(conf),
+    )
+    room = min(anchors, _ROOM)
+    while True:
+        out = device.empty((1 + room, _COLUMNS), np.float32)
+        device.launch("candidates_begin", (1, 1, 1), out)
+        device.launch(
+            "candidates_half" if half else "candidates",
+            (1, 1, anchors),
+            *(arg for view in views for arg in _arguments(view)),
+            *numbers,
+            np.int32(room),
+            out,
+        )
+        rows = device.to_host(out)
+        found = int(rows[0, :1].view(np.int32)[0])
+        if found <= room:
+            break
+        room = found
+    rows = rows[1 : 1 + found]
+    rows = rows[np.lexsort((rows[:, 0], -rows[:, 2]))]
+    return rows[:, 3:], rows[:, 2], rows[:, 1].astype(np.int32)
+
+
+def _arguments(view: View | None) -> tuple[Any, ...]:
+    if view is None:
+        return 0, np.int32(0), np.int32(0), np.int32(0)
+    return view.array, *(np.int32(n) for n in (view.start, view.anchor_step, view.channel_step))

@@ -1,0 +1,268 @@
+"""Boxes and labels, drawn on the planes of a frame where it lies."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.errors import ConfigError
+from vidai.glyphs import ADVANCE, HEIGHT, LEFT, SOLID, START, TOP, WIDTH, Atlas, atlas
+from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Frame, StreamInfo
+
+Ints = npt.NDArray[np.int32]
+Rgb = tuple[int, int, int]
+
+# Hand-chosen for the first classes: bright enough for dark scenes, far from each other and
+# from skin, sky and grass; after them hues a golden angle apart.
+_FIRST: tuple[Rgb, ...] = (
+    (255, 56, 92),
+    (22, 178, 255),
+    (255, 180, 0),
+    (20, 205, 130),
+    (155, 93, 255),
+    (255, 122, 40),
+    (0, 206, 209),
+    (240, 80, 200),
+    (160, 220, 40),
+    (80, 110, 255),
+    (184, 154, 98),
+    (186, 98, 130),
+    (60, 235, 60),
+    (132, 100, 180),
+    (225, 215, 95),
+    (178, 70, 45),
+    (255, 160, 145),
+    (80, 140, 110),
+    (170, 205, 255),
+    (120, 135, 40),
+)
+_WHITE, _BLACK = (255, 255, 255), (16, 16, 16)
+# Columns of an item, as in kernels/overlay.cu.
+_COLOR, _ALPHA, _START, _STEP_X, _STEP_Y, _COLUMNS = slice(4, 7), 7, 8, 9, 10, 11
+_FAR = 1 << 20  # px; a box that reaches further is cut there, so that its corners are integers
+
+
+@lru_cache(maxsize=4096)
+def color_for(class_id: int) -> Rgb:
+    """A colour (red, green, blue, 0–255) for a class or track: always the same, well separated."""
+    if 0 <= class_id < len(_FIRST):
+        return _FIRST[class_id]
+    turn = class_id * 0.6180339887498949 % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(turn, 0.7, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw(
+    frame: Frame,
+    boxes: npt.NDArray[np.float32],
+    colors: npt.NDArray[np.uint8],
+    labels: Sequence[str] | None = None,
+    *,
+    thickness: int | None = None,
+    alpha: float = 1.0,
+    font_size: int | None = None,
+) -> Frame:
+    """Draws outlined boxes, and over each its label on a ground of the same colour.
+
+    boxes: (K, 4) x1 y1 x2 y2 in display px; one that is empty, inverted or not finite is
+    skipped. colors: (K, 3) uint8 RGB. labels: K strings, an empty one is not drawn. Earlier
+    boxes lie on top of later ones, and every label on top of every box. thickness: of the
+    outline, px, by default 1/360 of the picture's shorter side. alpha: opacity, 0–1.
+    font_size: px per em, by default 1/45 of the shorter side, at least 10.
+
+    Returns the frame itself if it is writable or nothing is drawn, else a drawn private copy.
+    Raises ConfigError for an option out of range, ValueError for arrays of different lengths.
+    """
+    short = min(frame.width, frame.height)
+    thickness = max(1, round(short / 360)) if thickness is None else thickness
+    font_size = max(10, round(short / 45)) if font_size is None else font_size
+    check_options(thickness, alpha, font_size)
+    boxes, colors = np.asarray(boxes, np.float32), np.asarray(colors, np.uint8)
+    if boxes.shape != (len(boxes), 4) or colors.shape != (len(boxes), 3):
+        raise ValueError(
+            f"draw needs boxes (K, 4) and colors (K, 3): got {boxes.shape}, {colors.shape}"
+        )
+    if labels is not None and len(labels) != len(boxes):
+        raise ValueError(f"draw needs a label for each box: got {len(labels)} for {len(boxes)}")
+
+    # From the last to the first, so that the first is drawn over the others.
+    kept = np.flatnonzero(drawable(boxes))[::-1]
+    if not len(kept):
+        return frame
+    outer, colors = _outer(boxes[kept], thickness), colors[kept]
+    fills, inks = np.split(to_yuv(np.concatenate([colors, _text_colors(colors)]), frame.info), 2)
+    items = [_filled(_outline(outer, thickness), np.repeat(fills, 4, 0))]
+    glyphs = atlas(font_size)
+    shown = [i for i, k in enumerate(kept) if labels is not None and labels[k]]
+    if labels is not None and shown:
+        texts = [labels[kept[i]] for i in shown]
+        corners = partial(_corners, outer[shown], thickness, (frame.width, frame.height))
+        items.append(_labels(texts, glyphs, corners, fills[shown], inks[shown]))
+    return _launch(frame, np.concatenate(items), round(alpha * 256), glyphs)
+
+
+def check_options(thickness: int | None, alpha: float, font_size: int | None) -> None:
+    """Raises ConfigError for an option that cannot be drawn with."""
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"overlay: alpha is an opacity from 0 to 1, not {alpha}")
+    for name, value in (("thickness", thickness), ("font_size", font_size)):
+        if value is not None and not 1 <= value <= 1000:
+            raise ConfigError(f"overlay: {name} is a number of pixels from 1 to 1000, not {value}")
+
+
+def drawable(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which boxes (K, 4) are finite and hold an area."""
+    finite = np.isfinite(boxes).all(1)
+    return np.asarray(finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+
+
+def to_stored(rectangles: Ints, info: StreamInfo) -> Ints:
+    """Rectangles (K, 4), half open, from display to stored px."""
+    x0, y0, x1, y1 = rectangles.T
+    if info.orientation & TRANSPOSE:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if info.orientation & FLIP_X:
+        x0, x1 = info.width - x1, info.width - x0
+    if info.orientation & FLIP_Y:
+        y0, y1 = info.height - y1, info.height - y0
+    return np.stack([x0, y0, x1, y1], 1)
+
+
+def to_yuv(colors: npt.NDArray[np.uint8], info: StreamInfo) -> Ints:
+    """RGB colours (K, 3) as samples (y, u, v) of the stream: ITU-T H.273, section 8.3."""
+    color = info.color.resolved(info.height)
+    kr, kb = color.luma_weights
+    red, green, blue = (colors / 255.0).T
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    u, v = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
+    top, grey = (1 << info.bit_depth) - 1, 1 << (info.bit_depth - 1)
+    if color.full_range:
+        samples = np.stack([luma * top, u * top + grey, v * top + grey], 1)
+    else:
+        unit = 1 << (info.bit_depth - 8)
+        samples = np.stack([219 * luma + 16, 224 * u + 128, 224 * v + 128], 1) * unit
+    return np.clip(np.floor(samples + 0.5), 0, top).astype(np.int32)
+
+
+def _outer(boxes: npt.NDArray[np.float32], thickness: int) -> Ints:
+    """The outlines' outer edges: boxes to the nearest px, at least one px, half the line out."""
+    outer = np.floor(np.clip(boxes, -_FAR, _FAR) + np.float32(0.5)).astype(np.int32)
+    outer[:, 2:] = np.maximum(outer[:, 2:], outer[:, :2] + 1)
+    half = thickness // 2
+    return outer + np.array([-half, -half, half, half], np.int32)
+
+
+def _outline(outer: Ints, thickness: int) -> Ints:
+    """For each box four rectangles that do not overlap: top, bottom, left, right."""
+    x0, y0, x1, y1 = outer.T
+    top, left = np.minimum(y0 + thickness, y1), np.minimum(x0 + thickness, x1)
+    bottom, right = np.maximum(y1 - thickness, top), np.maximum(x1 - thickness, left)
+    sides = [x0, y0, x1, top, x0, bottom, x1, y1, x0, top, left, bottom, right, top, x1, bottom]
+    return np.stack(sides, 1).reshape(-1, 4)
+
+
+def _filled(rectangles: Ints, samples: Ints) -> Ints:
+    """Items that fill rectangles evenly."""
+    items = np.zeros((len(rectangles), _COLUMNS), np.int32)
+    items[:, :4] = rectangles
+    items[:, _COLOR] = samples
+    items[:, _START] = SOLID
+    return items
+
+
+def _labels(
+    texts: list[str], glyphs: Atlas, corners: Callable[[Ints], Ints], fills: Ints, inks: Ints
+) -> Ints:
+    """Items of the labels: for each the ground, then its glyphs.
+
+    corners: from the labels' sizes (K, 2) to their top left corners in display px.
+    """
+    lengths = np.array([len(text) for text in texts])
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    table = glyphs.metrics("".join(texts))
+    # Where the pen stands before each glyph, counted from the first of all, and of its label.
+    pens = np.concatenate([[0], np.cumsum(table[:, ADVANCE])])
+    ends = np.cumsum(lengths)
+    starts = pens[ends - lengths]
+
+    across, above = max(2, glyphs.ascent // 3), max(1, glyphs.ascent // 6)
+    size = np.empty((len(texts), 2), np.int32)
+    size[:, 0] = pens[ends] - starts + 2 * across
+    size[:, 1] = glyphs.ascent + glyphs.descent + 2 * above
+    corner = corners(size)
+
+    pen = (corner + np.array([across, above + glyphs.ascent], np.int32))[owner]
+    pen[:, 0] += pens[:-1] - starts[owner]
+    items = np.empty((len(texts) + len(table), _COLUMNS), np.int32)
+    first = np.arange(len(texts)) + ends - lengths
+    items[first] = _filled(np.concatenate([corner, corner + size], 1), fills)
+    items[np.arange(len(table)) + owner + 1] = _glyphs(pen, table, inks[owner])
+    return items
+
+
+def _glyphs(pen: Ints, table: Ints, samples: Ints) -> Ints:
+    """Items of glyphs, their pen standing at display px."""
+    corner = pen + table[:, LEFT : TOP + 1]
+    items = np.empty((len(table), _COLUMNS), np.int32)
+    items[:, 0:2] = corner
+    items[:, 2:4] = corner + table[:, WIDTH : HEIGHT + 1]
+    items[:, _COLOR] = samples
+    items[:, _START] = table[:, START] - corner[:, 1] * table[:, WIDTH] - corner[:, 0]
+    items[:, _STEP_X] = 1
+    items[:, _STEP_Y] = table[:, WIDTH]
+    return items
+
+
+def _corners(outer: Ints, thickness: int, picture: tuple[int, int], size: Ints) -> Ints:
+    """Where labels go: on the box's top edge, or inside it where the picture ends above."""
+    corner = outer[:, :2] - size * np.array([0, 1], np.int32)
+    inside = corner[:, 1] < 0
+    corner[inside] = np.maximum(outer[inside, :2], 0) + thickness
+    return np.maximum(np.minimum(corner, np.array(picture, np.int32) - size), 0)
+
+
+def _text_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """White or near black, whichever stands out more."""
+    light = colors @ np.array([0.299, 0.587, 0.114]) > 150
+    return np.where(light[:, None], _BLACK, _WHITE).astype(np.uint8)
+
+
+def _launch(frame: Frame, items: Ints, alpha: int, glyphs: Atlas) -> Frame:
+    """Cuts items to the picture, turns them to stored px, and draws them."""
+    info = frame.info
+    edge = [frame.width, frame.height]
+    items[:, :4] = np.clip(items[:, :4], 0, edge * 2)
+    items = items[(items[:, 0] < items[:, 2]) & (items[:, 1] < items[:, 3])]
+    if not len(items):
+        return frame
+    items[:, _ALPHA] = alpha
+    items[:, :4] = to_stored(items[:, :4], info)
+    if info.orientation & TRANSPOSE:
+        items[:, [_STEP_X, _STEP_Y]] = items[:, [_STEP_Y, _STEP_X]]
+    flips = ((FLIP_X, _STEP_X, info.width), (FLIP_Y, _STEP_Y, info.height))
+    for flip, step, length in flips:
+        if info.orientation & flip:
+            items[:, _START] += (length - 1) * items[:, step]
+            items[:, step] *= -1
+    device, frame = frame.device, frame.device.writable(frame)
+    device.launch(
+        "overlay",
+        (1, (info.height + 1) // 2, (info.width + 1) // 2),
+        *surface_args(frame),
+        device.to_device(items),
+        np.int32(len(items)),
+        glyphs.on_device(device),
+    )
+    return frame
+
+
+def surface_args(frame: Frame) -> tuple[Any, ...]:
+    """A surface as the drawing kernels take it."""
+    s = frame.surface
+    numbers = (s.y_pitch, s.c_pitch, s.c_step, s.bit_depth > 8, s.shift, s.width, s.height)
+    return (s.y, s.u, s.v, *map(np.int32, numbers))

@@ -1,0 +1,268 @@
+"""Video files: the encoder's packets, and the source's other streams passed through."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+from av.container import OutputContainer
+from av.stream import Stream
+
+from vidai.device import Device, EncoderSettings
+from vidai.errors import ConfigError, SinkError
+from vidai.sinks.target import Target, check_target
+from vidai.sources.file import FileSource
+from vidai.tags import reason
+from vidai.types import Detections, Frame
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+# What tells of the file that was, not of what it shows.
+STALE_TAGS = {
+    *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
+    *("bps", "number_of_bytes", "number_of_frames"),
+}
+
+
+class VideoFile:
+    """An mp4, mov, mkv or webm file with encoded frames and all else that the source has.
+
+    Audio, subtitles, data and attachments are passed through bit for bit, with languages,
+    titles and dispositions, and so are metadata and chapters (mp4 and mov store well-known
+    metadata only). What the container cannot hold is told in `warnings`; audio that it
+    cannot hold is a ConfigError. audio=False leaves audio out.
+
+    Times are the source's; mkv and webm round them to 1 ms. If the source is cut with
+    `start`, the result begins at 0, and of the other streams only packets that begin within
+    the cut are written.
+
+    The file appears under its name when it is closed; until then, and after any failure,
+    nothing is there. `check` and `open` raise ConfigError for what cannot work, EncodeError
+    what the encoder refuses, SinkError what cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: EncoderSettings | None = None,
+        *,
+        audio: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        self.warnings: list[str] = []
+        self.dropped = 0  # packets of other streams that the container refused
+        self._path = Path(path)
+        self._settings = settings or EncoderSettings()
+        self._audio = audio
+        self._overwrite = overwrite
+        self._format = _format_of(self._path)
+        self._outputs: dict[int, Stream] = {}
+        self._last_dts: dict[int, Fraction] = {}
+        self._target: Target | None = None
+        self._container: OutputContainer | None = None
+
+    def check(self, source: FileSource) -> None:
+        """Raise ConfigError if this source cannot be written here."""
+        check_target(self._path, overwrite=self._overwrite, source=source.path)
+        if self._format == "webm" and self._settings.codec != "av1":
+            raise ConfigError(
+                f"{self._path.suffix} cannot hold {self._settings.codec}: "
+                f"choose the codec av1, or .mp4 or .mkv"
+            )
+        for stream in source.others:
+            self._fits(stream)
+
+    def open(self, source: FileSource, device: Device) -> None:
+        """Create the file and write its header."""
+        self.check(source)
+        self._source = source
+        self._offset = source.begin or Fraction(0)
+        self._encoder = device.encoder(source.info, self._settings)
+        self._target = Target(self._path, overwrite=self._overwrite, source=source.path)
+        try:
+            self._start(source)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def _start(self, source: FileSource) -> None:
+        assert self._target is not None
+        container = self._container = av.open(
+            f"file:{self._target.temporary}",
+            "w",
+            format=self._format,
+            container_options=_options(self._format, source.info.time_base),
+        )
+        video = self._encoder.add_to(container)
+        _copy_tags(source.video, video)
+        for stream in source.others:
+            if self._fits(stream):
+                output = container.add_stream_from_template(stream)
+                _copy_tags(stream, output)
+                self._outputs[stream.index] = output
+            elif stream.type != "audio":
+                self.warnings.append(f"{self._refusal(stream)} and is left out")
+        if self._loses_pixel_shape(source):
+            self.warnings.append(
+                f"{self._path.suffix} with av1 does not tell the pixel aspect ratio "
+                f"{source.info.sample_aspect_ratio}: choose .mp4 or another codec to keep it"
+            )
+        container.metadata.update(_lasting(source.metadata))
+        chapters = (self._shifted(chapter) for chapter in source.chapters)
+        container.set_chapters([chapter for chapter in chapters if chapter is not None])
+        if video.codec_context is not None:  # else the first packet brings what it needs
+            container.start_encoding()
+
+    def _fits(self, stream: Stream) -> bool:
+        """Whether the stream is passed through. Raises ConfigError for audio that cannot be."""
+        if stream.type == "audio" and not self._audio:
+            return False
+        if fits(stream, self._format):
+            return True
+        if stream.type == "audio":
+            raise ConfigError(f"{self._refusal(stream)}: choose .mkv or pass --no-audio")
+        return False
+
+    def _loses_pixel_shape(self, source: FileSource) -> bool:
+        """Matroska takes it from a field that PyAV cannot set; H.264 and HEVC hold it too."""
+        return (
+            self._format in ("matroska", "webm")
+            and self._settings.codec == "av1"
+            and source.info.sample_aspect_ratio != 1
+        )
+
+    def _refusal(self, stream: Stream) -> str:
+        context = stream.codec_context
+        codec = context.codec.canonical_name if context else stream.name or "unknown"
+        return (
+            f"{stream.type} stream {stream.index} ({codec}) cannot be stored in {self._path.suffix}"
+        )
+
+    def _shifted(self, chapter: Chapter) -> Chapter | None:
+        """The chapter's part within the cut, in the time of the result."""
+        base = chapter["time_base"] or Fraction(1, av.time_base)
+        begin = max(chapter["start"] * base, self._offset)
+        end = chapter["end"] * base
+        if self._source.until is not None:
+            end = min(end, self._source.until)
+        if end <= begin:
+            return None
+        return {
+            **chapter,
+            "start": round((begin - self._offset) / base),
+            "end": round((end - self._offset) / base),
+        }
+
+    def write(self, frame: Frame, detections: Detections | None = None) -> None:
+        """Encode and write a frame; what was found in it is not stored."""
+        offset = round(self._offset / frame.info.time_base)
+        self._mux(self._encoder.encode(frame, frame.pts - offset))
+
+    def write_packet(self, packet: av.Packet[Any]) -> None:
+        """Pass on a packet of another stream of the source; others are ignored."""
+        output = self._outputs.get(packet.stream_index)
+        time = packet.pts if packet.pts is not None else packet.dts
+        base = packet.time_base
+        if output is None or time is None or not self._source.keeps(time, base):
+            return
+        offset = round(self._offset / base)
+        dts = (packet.dts if packet.dts is not None else time) - offset
+        # Damaged files repeat or turn back their clock, which a muxer refuses.
+        last = self._last_dts.get(packet.stream_index)
+        if last is not None and dts * base <= last:
+            dts = int(last / base) + 1
+        self._last_dts[packet.stream_index] = dts * base
+        packet.dts, packet.pts = dts, max(dts, time - offset)
+        if self._source.until is not None and packet.duration:
+            packet.duration = min(packet.duration, int(self._source.until / base) + 1 - time)
+        packet.stream = output
+        assert self._container is not None
+        try:
+            self._container.mux(packet)
+        except ValueError:  # the packet is broken, not the file
+            self.dropped += 1
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from error
+
+    def close(self, *, partial: bool = False) -> str:
+        """Finish the file and give it its name, which is returned.
+
+        partial: keep it as NAME.partial.EXT instead, replacing an older one.
+        """
+        assert self._container is not None
+        assert self._target is not None
+        self._mux(self._encoder.encode(None))
+        try:
+            self._container.close()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from error
+        return self._target.commit(partial=partial)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        if self._target is not None:
+            self._target.discard()  # first, so that the muxer has nothing left to rewrite
+        if self._container is not None:
+            with suppress(av.FFmpegError, OSError, ValueError):
+                self._container.close()
+
+    def _mux(self, packets: list[av.Packet[Any]]) -> None:
+        assert self._container is not None, "open comes first"
+        try:
+            self._container.mux(packets)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> SinkError:
+        self.abort()
+        return SinkError(f"cannot write {self._path}: {reason(error)}")
+
+
+def _copy_tags(source: Stream, output: Stream) -> None:
+    output.metadata.update(_lasting(source.metadata))
+    output.disposition = source.disposition
+
+
+def _format_of(path: Path) -> str:
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise ConfigError(f"the output {path} must end in one of {', '.join(FORMATS)}") from None
+
+
+def _options(muxer: str, time_base: Fraction) -> dict[str, str]:
+    if muxer not in ("mp4", "mov"):
+        return {}
+    # The time at which the video starts is stored in ticks of the movie, 1/1000 s by default.
+    ticks = time_base.denominator
+    while ticks < 10_000:
+        ticks *= 2
+    # The index in front lets a browser start before it has the whole file.
+    return {"movflags": "+faststart", "movie_timescale": str(min(ticks, 2**31 - 1))}
+
+
+def fits(stream: Stream, muxer: str) -> bool:
+    """Whether the container can hold the stream, found by writing a header with it alone."""
+    try:
+        with av.open(io.BytesIO(), "w", format=muxer) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _lasting(metadata: dict[str, str]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in STALE_TAGS and not key.startswith("_STATISTICS")
+    }

@@ -1,0 +1,276 @@
+"""Video files: packets out of any container that FFmpeg reads."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from vidai.errors import ConfigError, DecodeError
+from vidai.tags import bit_depth, color_of, display_matrix_of, reason
+from vidai.types import Frame, StreamInfo
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter
+
+# A container stores its streams interleaved, but not to the packet: for how many seconds
+# after the end of a cut the other streams may still bring something from before it.
+INTERLEAVE = 1
+PROBED_PACKETS = 300  # packets to try for the first picture, which tells the display matrix
+SEEK_BACK = (
+    0,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    30,
+)  # s before the time wanted, until a keyframe lies early enough
+
+
+class FileSource:
+    """A video file, or the part of it from `start` to `end`.
+
+    start, end: seconds from the beginning of the file, which is the time at which its
+    container says that it starts: in a file that begins at pts 1.4 s, start=2 means pts
+    3.4 s. Frames keep the pts of the file. `packets` begins at the keyframe before start,
+    and `keeps` tells which frames and packets belong to the part.
+
+    info: the video stream; name is the file's name, start its beginning in s.
+    video: PyAV's stream of the video, for a decoder. others: the streams that can be passed
+    through (audio, subtitles, data, attachments). metadata, chapters: the container's.
+    begin, until: start and end as pts in s, None where not given.
+    damaged: how often reading failed; damage: what happened first, None while all is well.
+
+    Raises ConfigError for a path or range that cannot work, DecodeError for a file without
+    a video that can be decoded.
+    """
+
+    def __init__(
+        self, path: str | Path, *, start: float | None = None, end: float | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.start = start
+        self.end = end
+        self.damaged = 0
+        self.damage: str | None = None
+        _check_path(self.path)
+        _check_range(start, end)
+        with _open(self.path) as probe:
+            video = _choose_video(probe, self.path)
+            self.info = _describe(self.path, probe, video, _first_frame(probe, video))
+            origin = Fraction(probe.start_time or 0, av.time_base)
+            self.begin = None if start is None else origin + _exact(start)
+            self.until = None if end is None else origin + _exact(end)
+            if start and self.info.duration and start >= self.info.duration:
+                raise ConfigError(
+                    f"{self.path} is {self.info.duration:g} s long: "
+                    f"nothing is left from {start:g} s on, choose an earlier start"
+                )
+            position = _seek_position(probe, video, self.begin) if self.begin else None
+        self.container = _open(self.path)
+        self.video = _choose_video(self.container, self.path)
+        self.metadata = dict(self.container.metadata)
+        self.chapters: list[Chapter] = self.container.chapters()
+        self.others = [s for s in self.container.streams if _passable(s, bool(self.chapters))]
+        if position is not None:
+            self.container.seek(position)
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.container.close()
+
+    def keeps(self, pts: int, time_base: Fraction) -> bool:
+        """Whether this time lies in the part of the file that was asked for."""
+        time = pts * time_base
+        return (self.begin is None or time >= self.begin) and (
+            self.until is None or time < self.until
+        )
+
+    def ends_before(self, frame: Frame) -> bool:
+        """Whether the part is over when this frame, in display order, has come."""
+        return self.until is not None and frame.pts * frame.info.time_base >= self.until
+
+    def packets(self) -> Iterator[av.Packet[Any]]:
+        """Packets of the video and the other streams, in the order of the file, once.
+
+        Damage that ends the file early ends the iteration and is told in `damage`. Flush
+        the decoder with None afterwards.
+        """
+        streams = [self.video, *(s for s in self.others if s.type != "attachment")]
+        indexed = _packets_in_index(self.container, self.video)
+        seen = 0
+        try:
+            for packet in self.container.demux(streams):
+                if packet.size == 0:
+                    continue  # PyAV's flush packets
+                is_video = packet.stream is self.video
+                seen += is_video
+                if self._is_past(packet, INTERLEAVE if is_video else None):
+                    return
+                if not (is_video and self._is_past(packet, 0)):
+                    yield packet
+        except (av.FFmpegError, ValueError) as error:
+            self._note(f"reading {self.path} stopped early: {reason(error)}")
+        else:
+            if self.begin is None and seen < indexed:
+                self._note(f"{self.path} ends early: {seen} of {indexed} video packets are there")
+
+    def _is_past(self, packet: av.Packet[Any], margin: int | None) -> bool:
+        """Whether nothing before `until` can follow: pts are never smaller than dts."""
+        if self.until is None or packet.dts is None or margin is None:
+            return False
+        return packet.dts * packet.time_base >= self.until + margin
+
+    def _note(self, what: str) -> None:
+        self.damaged += 1
+        self.damage = self.damage or what
+
+
+def _check_path(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            status = path.stat()
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {path}: check the name") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} is a folder: name a video file in it") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {reason(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is not a regular file: copy the video into a file first")
+    if not status.st_size:
+        raise DecodeError(f"{path} is empty: there is no video in it")
+
+
+def _check_range(start: float | None, end: float | None) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} is {value} s: give seconds from 0 up")
+    if end is not None and end <= (start or 0):
+        raise ConfigError(f"end ({end:g} s) must come after start ({start or 0:g} s)")
+
+
+def _exact(seconds: float) -> Fraction:
+    """The decimal that was meant: 0.1 is 1/10."""
+    return Fraction(str(seconds))
+
+
+def _open(path: Path) -> InputContainer:
+    # "file:" keeps FFmpeg from reading "name:rest" as the address of some protocol.
+    try:
+        return av.open(f"file:{os.path.abspath(path)}", "r", metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(
+            f"{path} is no video file that can be read, or it is damaged: {reason(error)}"
+        ) from error
+
+
+def _choose_video(container: InputContainer, path: Path) -> VideoStream:
+    """The default video stream, else the first; pictures attached as cover art do not count."""
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not videos:
+        kinds = sorted({str(s.type) for s in container.streams})
+        raise DecodeError(
+            f"{path} has no video stream ({', '.join(kinds) or 'no streams at all'} only)"
+        )
+    decodable = [s for s in videos if s.codec_context is not None]
+    if not decodable:
+        raise DecodeError(f"{path}: no decoder for its video codec: convert it to H.264 first")
+    return max(decodable, key=lambda s: bool(s.disposition & Disposition.default))
+
+
+def _first_frame(container: InputContainer, video: VideoStream) -> VideoFrame | None:
+    """The first picture that decodes, from a bounded search."""
+    video.codec_context.thread_type = "NONE"
+    video.codec_context.thread_count = 1
+    packets = container.demux(video)
+    for _ in range(PROBED_PACKETS):
+        try:
+            packet = next(packets, None)
+            frames = [] if packet is None else packet.decode()
+        except (av.FFmpegError, ValueError):
+            continue
+        if frames or packet is None:
+            return frames[0] if frames else None
+    return None
+
+
+def _describe(
+    path: Path, container: InputContainer, video: VideoStream, frame: VideoFrame | None
+) -> StreamInfo:
+    context = video.codec_context
+    picture = frame or context
+    width, height, pixel_format = picture.width, picture.height, picture.format
+    if not (width and height and pixel_format and video.time_base):
+        raise DecodeError(
+            f"{path}: not one picture of its {context.codec.canonical_name} video can be decoded"
+        )
+    duration = container.duration
+    return StreamInfo(
+        name=path.name,
+        codec=context.codec.canonical_name,
+        width=width,
+        height=height,
+        pixel_format=pixel_format.name,
+        time_base=video.time_base,
+        frame_rate=video.average_rate or video.guessed_rate or None,
+        color=color_of(picture, pixel_format, height),
+        bit_depth=bit_depth(pixel_format),
+        sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
+        display_matrix=display_matrix_of(frame) if frame else None,
+        start=None if container.start_time is None else container.start_time / av.time_base,
+        duration=duration / av.time_base if duration and duration > 0 else None,
+    )
+
+
+def _passable(stream: Stream, has_chapters: bool) -> bool:
+    """Audio, subtitles, data, attachments; not the data stream in which mp4 keeps chapters."""
+    if stream.type == "data":
+        return not (has_chapters and stream.name == "bin_data")
+    return stream.type in ("audio", "subtitle", "attachment")
+
+
+def _seek_position(container: InputContainer, video: VideoStream, begin: Fraction) -> int | None:
+    """Where to seek, in µs, to find a keyframe at or before begin; None: read from the top.
+
+    Containers without an index seek to any packet near the time, so look what comes.
+    """
+    for back in SEEK_BACK:
+        position = int((begin - Fraction(back)) * av.time_base)
+        try:
+            container.seek(position)
+            packet = next((p for p in container.demux(video) if p.is_keyframe), None)
+        except (av.FFmpegError, ValueError):
+            return None
+        if packet is None or packet.pts is None:
+            continue
+        if packet.pts * packet.time_base <= begin:
+            return position
+    return None
+
+
+def _packets_in_index(container: InputContainer, video: VideoStream) -> int:
+    """How many video packets the file promises; 0 when its container does not tell."""
+    return len(video.index_entries) if "mp4" in container.format.name else 0

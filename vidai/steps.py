@@ -1,0 +1,137 @@
+"""What a pipeline does to a frame once its detections are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from vidai.errors import ConfigError
+from vidai.ops import overlay, redact
+from vidai.types import Detections, Frame
+
+
+class Step(Protocol):
+    """Takes a frame and what was found in it, gives the frame to go on with."""
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame: ...
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Draws boxes with labels such as "person 0.87 #7".
+
+    labels, scores: whether names and scores are written; track ids are where there are any.
+    color_by: "class" or "track". thickness, alpha, font_size: as in vidai.ops.draw.
+    """
+
+    labels: bool = True
+    scores: bool = True
+    thickness: int | None = None
+    alpha: float = 1.0
+    font_size: int | None = None
+    color_by: str = "class"
+
+    def __post_init__(self) -> None:
+        overlay.check_options(self.thickness, self.alpha, self.font_size)
+        if self.color_by not in ("class", "track"):
+            raise ConfigError(f"overlay: color_by is class or track, not {self.color_by!r}")
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame:
+        if not len(detections):
+            return frame
+        ids = detections.class_ids
+        if self.color_by == "track" and detections.track_ids is not None:
+            ids = detections.track_ids
+        colors = np.array([overlay.color_for(i) for i in ids.tolist()], np.uint8)
+        return overlay.draw(
+            frame,
+            detections.boxes,
+            colors,
+            self.texts(detections),
+            thickness=self.thickness,
+            alpha=self.alpha,
+            font_size=self.font_size,
+        )
+
+    def texts(self, detections: Detections) -> list[str]:
+        """The label of each detection."""
+        words: list[list[str]] = [[] for _ in range(len(detections))]
+        if self.labels:
+            for word, class_id in zip(words, detections.class_ids.tolist(), strict=True):
+                word.append(detections.name(class_id))
+        if self.scores:
+            for word, score in zip(words, detections.scores.tolist(), strict=True):
+                word.append(f"{score:.2f}")
+        if self.labels and detections.track_ids is not None:
+            for word, track_id in zip(words, detections.track_ids.tolist(), strict=True):
+                word.append(f"#{track_id}")
+        return [" ".join(word) for word in words]
+
+
+@dataclass(frozen=True)
+class Redact:
+    """Makes detections unrecognisable. classes: the names of those to redact, None for all.
+
+    style, shape, grow, cells: as in vidai.ops.redact.
+    """
+
+    style: str = "blur"
+    shape: str = "ellipse"
+    grow: float = 1.3
+    cells: int = 8
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        redact.check_options(self.style, self.shape, self.grow, self.cells)
+        if isinstance(self.classes, str):
+            raise ConfigError(f"redact: classes is a list of names, such as [{self.classes}]")
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame:
+        """Raises ConfigError for a class that the model does not know: it would go unredacted."""
+        boxes = detections.boxes
+        if self.classes is not None:
+            unknown = set(self.classes) - set(detections.names)
+            if unknown:
+                raise ConfigError(
+                    f"redact: the model finds no {', '.join(sorted(unknown))}; it knows "
+                    f"{', '.join(detections.names) or 'no class names'}"
+                )
+            names = [detections.name(i) for i in detections.class_ids.tolist()]
+            boxes = boxes[np.isin(names, list(self.classes))]
+        return redact.redact(
+            frame, boxes, style=self.style, shape=self.shape, grow=self.grow, cells=self.cells
+        )
+
+
+STEPS: dict[str, type[Overlay] | type[Redact]] = {"overlay": Overlay, "redact": Redact}
+
+
+def steps_from(config: Sequence[str | dict[str, Any]]) -> list[Step]:
+    """Steps from their YAML form: a name, or {name: {option: value, …}}, in order.
+
+    Raises ConfigError for an unknown step or option, naming the known ones.
+    """
+    return [_step(entry) for entry in config]
+
+
+def _step(entry: str | dict[str, Any]) -> Step:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ConfigError(f"a step is a name, or one name with its options, not {entry!r}")
+    ((name, options),) = entry.items()
+    kind = STEPS.get(name)
+    if kind is None:
+        raise ConfigError(f"there is no step {name!r}: use {' or '.join(STEPS)}")
+    options = {} if options is None else options
+    known = {field.name for field in fields(kind)}
+    if not isinstance(options, dict) or not options.keys() <= known:
+        wrong = ", ".join(map(str, options.keys() - known)) if isinstance(options, dict) else options
+        raise ConfigError(f"{name} has no option {wrong!r}: use {', '.join(sorted(known))}")
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ConfigError(f"an option of {name} has a value of the wrong type: {options}") from error

@@ -1,0 +1,50 @@
+"""What PyAV says of a stream or frame, in the words of vidai.types."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+
+from vidai.types import Color
+
+
+def reason(error: Exception) -> str:
+    """What a foreign error says, without its codes and repeated file names."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def is_rgb(pixel_format: VideoFormat) -> bool:
+    return pixel_format.is_rgb or pixel_format.has_palette
+
+
+def bit_depth(pixel_format: VideoFormat) -> int:
+    return max(component.bits for component in pixel_format.components)
+
+
+def color_of(tagged: Any, pixel_format: VideoFormat, height: int) -> Color:
+    """Colour of the 4:2:0 picture that a frame or codec context (`tagged`) leads to.
+
+    RGB is converted to limited range, BT.709 from 720 rows up and BT.601 below; everything
+    else keeps its tags. The yuvj formats are full range whatever their tag says.
+    """
+    color = Color(
+        int(tagged.colorspace),
+        int(tagged.color_primaries),
+        int(tagged.color_trc),
+        2 if pixel_format.name.startswith("yuvj") else int(tagged.color_range),
+    )
+    if is_rgb(pixel_format):
+        return Color(2, color.primaries, color.transfer, 1).resolved(height)
+    return color
+
+
+def display_matrix_of(frame: VideoFrame) -> tuple[int, ...] | None:
+    """The nine 32-bit values of the container's display matrix, None when there is none."""
+    data = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    if data is None:
+        return None
+    return tuple(int(v) for v in np.frombuffer(bytes(data), np.int32))
