@@ -29,17 +29,6 @@ typedef unsigned long long uint64_t;
     for (int y_ = blockIdx.y * blockDim.y + threadIdx.y; y_ < (H); y_ += gridDim.y * blockDim.y) \
       for (int x_ = blockIdx.x * blockDim.x + threadIdx.x; x_ < (W); x_ += gridDim.x * blockDim.x)
 
-// Items, each a struct of integers that begins with a rectangle x0, y0, x1, y1 (luma samples,
-// half open, inside the picture), at the cells of 2x2 luma samples that they touch. Under CUDA
-// a thread owns a cell and walks the items in order; on the host the items come first, so that
-// each visits its own cells only. A cell sees the same items in the same order either way, and
-// no cell reads another, so both give the same picture.
-#define FOR_ITEMS_AT_CELLS(Item, item, y, x, ITEMS, COUNT, HEIGHT, WIDTH)          \
-  FOR_PIXELS(n_, y, x, 1, ((HEIGHT) + 1) / 2, ((WIDTH) + 1) / 2)                   \
-    for (int i_ = 0; i_ < (COUNT); i_++)                                           \
-      if (const Item &item = (ITEMS)[i_]; item.x0 < 2 * x + 2 && 2 * x < item.x1 && \
-                                          item.y0 < 2 * y + 2 && 2 * y < item.y1)
-
 #else
 
 #include <math.h>
@@ -54,6 +43,23 @@ typedef unsigned long long uint64_t;
     for (int y = 0; y < (H); y++)     \
       for (int x = 0; x < (W); x++)
 
+#endif
+
+// Items, each a struct of integers that begins with a rectangle x0, y0, x1, y1 (luma samples,
+// half open, inside the picture), at the cells of 2x2 luma samples that they touch. Under CUDA
+// a thread owns a cell and walks the items in order; on the host the items come first, so that
+// each visits its own cells only. A cell sees the same items in the same order either way, and
+// no cell reads another, so both give the same picture.
+#if defined(__CUDACC__) || defined(VIDAI_DEVICE_FORM)
+
+#define FOR_ITEMS_AT_CELLS(Item, item, y, x, ITEMS, COUNT, HEIGHT, WIDTH)          \
+  FOR_PIXELS(n_, y, x, 1, ((HEIGHT) + 1) / 2, ((WIDTH) + 1) / 2)                   \
+    for (int i_ = 0; i_ < (COUNT); i_++)                                           \
+      if (const Item &item = (ITEMS)[i_]; item.x0 < 2 * x + 2 && 2 * x < item.x1 && \
+                                          item.y0 < 2 * y + 2 && 2 * y < item.y1)
+
+#else
+
 #define FOR_ITEMS_AT_CELLS(Item, item, y, x, ITEMS, COUNT, HEIGHT, WIDTH) \
   for (int i_ = 0; i_ < (COUNT); i_++)                                    \
     if (const Item item = (ITEMS)[i_]; true)                              \
@@ -65,7 +71,12 @@ typedef unsigned long long uint64_t;
 FN int min_int(int a, int b) { return a < b ? a : b; }
 FN int max_int(int a, int b) { return a > b ? a : b; }
 FN int clamp_int(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
-FN float clamp_float(float v, float low, float high) { return v < low ? low : v > high ? high : v; }
+
+// In the two forms that a processor has instructions for; NaN becomes low.
+FN float clamp_float(float v, float low, float high) {
+  float raised = v > low ? v : low;
+  return raised < high ? raised : high;
+}
 
 FN uint32_t float_bits(float v) {
 #ifdef __CUDACC__

@@ -1,14 +1,15 @@
 // A 4:2:0 surface, resized and upright, as one (3, height, width) slot of a model's input.
 //
 // Each plane is resampled on its own grid by integer weights, made by vidai.ops.letterbox,
-// that sum to 2048 on each axis. So every sum is exact in 32 bits, in any order, and the
-// two forms below agree bit for bit; floats begin with the colour matrix, in one order of
-// operations. Reads each sample once and writes 3 values per model pixel.
+// that sum to 2048 on each axis: first down the columns, rounded to 13 bits, then across,
+// in floats that hold the 24 bits of these sums exactly. So the order of a sum is free, and
+// the two forms below agree bit for bit; rounding floats begin with the colour matrix, in one
+// order of operations. Reads each sample once (on the host), writes 3 values a model pixel.
 #include "grid.h"
 
 // How the outputs of one axis are made: output i is the sum over k < taps of
 // weights[k * outputs + i] * sample[first[i] + k]; both tables lie in the plan's memory,
-// at these offsets in int32.
+// at these offsets in int32. Weights down are int32, weights across are float.
 struct Axis {
   int32_t outputs, taps, first, weights;
 };
@@ -47,7 +48,9 @@ FN void put(float *out, float value) { *out = value; }
 FN void put(uint16_t *out, float value) { *out = float_to_half(value); }
 
 // A sum of 2048 * sample, rounded to 13 bits: as a float it leaves room for 11 bits of weights.
-FN float round_off(uint32_t sum, int excess) { return (float)(int32_t)((sum + (1u << (excess - 1))) >> excess); }
+FN float round_off(uint32_t sum, int excess) {
+  return (float)(int32_t)((sum + (1u << (excess - 1))) >> excess);
+}
 
 // The three channels of one pixel from sums of 2048 * 2048 * sample.
 FN void to_channels(const Plan &plan, float y, float u, float v, float channels[3]) {
@@ -64,46 +67,48 @@ FN void to_channels(const Plan &plan, float y, float u, float v, float channels[
 
 #if defined(__CUDACC__) || defined(VIDAI_DEVICE_FORM)
 
-FN float resample(const int32_t *tables, const Axis &ax, const Axis &ay, int x, int y,
-                     const Plan &p, const uint8_t *plane, int64_t pitch, int step) {
+FN float resample(const Plan &p, const Axis &ax, const Axis &ay, int x, int y,
+                  const uint8_t *plane, int64_t pitch, int step) {
+  const int32_t *tables = (const int32_t *)&p;
   const float *weights_x = (const float *)(tables + ax.weights) + x;
   const int32_t *weights_y = tables + ay.weights + y;
   int left = tables[ax.first + x], top = tables[ay.first + y];
   float sum = 0;
   for (int kx = 0; kx < ax.taps; kx++) {
     uint32_t column = 0;
-    for (int ky = 0; ky < ay.taps; ky++)
-      column += (uint32_t)(weights_y[ky * ay.outputs] * load_sample(plane, pitch, step, p.wide, p.shift, top + ky, left + kx));
+    for (int ky = 0; ky < ay.taps; ky++) {
+      int sample = load_sample(plane, pitch, step, p.wide, p.shift, top + ky, left + kx);
+      column += (uint32_t)(weights_y[ky * ay.outputs] * sample);
+    }
     sum += weights_x[kx * ax.outputs] * round_off(column, p.excess);
   }
   return sum;
 }
 
 template <typename T>
-FN void letterbox_pixel(T *out, int64_t channel, const Plan &p, const int32_t *tables, int row, int column,
-                        const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch) {
+FN void letterbox_pixel(T *slot, const Plan &p, int row, int column, const uint8_t *y,
+                        const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch) {
   float values[3] = {p.pad[0], p.pad[1], p.pad[2]};
   int py = row - p.top, px = column - p.left;
   if (py >= 0 && py < p.rows && px >= 0 && px < p.columns) {
     int sx = p.transposed ? py : px, sy = p.transposed ? px : py;
-    to_channels(p,
-                resample(tables, p.luma_x, p.luma_y, sx, sy, p, y, y_pitch, 1),
-                resample(tables, p.chroma_x, p.chroma_y, sx, sy, p, u, c_pitch, p.c_step),
-                resample(tables, p.chroma_x, p.chroma_y, sx, sy, p, v, c_pitch, p.c_step),
-                values);
+    to_channels(p, resample(p, p.luma_x, p.luma_y, sx, sy, y, y_pitch, 1),
+                resample(p, p.chroma_x, p.chroma_y, sx, sy, u, c_pitch, p.c_step),
+                resample(p, p.chroma_x, p.chroma_y, sx, sy, v, c_pitch, p.c_step), values);
   }
-  for (int c = 0; c < 3; c++) put(out + c * channel, values[c]);
+  for (int c = 0; c < 3; c++)
+    put(slot + ((int64_t)c * p.height + row) * p.width + column, values[c]);
 }
 
 KERNEL(letterbox)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
                   void *batch, int slot, const Plan *plan) {
   const Plan &p = *plan;
-  const int32_t *tables = (const int32_t *)plan;
-  int64_t channel = (int64_t)p.height * p.width;
+  const int64_t at = (int64_t)slot * 3 * p.height * p.width;
   FOR_PIXELS(n, row, column, 1, p.height, p.width) {
-    int64_t at = slot * 3 * channel + (int64_t)row * p.width + column;
-    if (p.half) letterbox_pixel((uint16_t *)batch + at, channel, p, tables, row, column, y, u, v, y_pitch, c_pitch);
-    else letterbox_pixel((float *)batch + at, channel, p, tables, row, column, y, u, v, y_pitch, c_pitch);
+    if (p.half)
+      letterbox_pixel((uint16_t *)batch + at, p, row, column, y, u, v, y_pitch, c_pitch);
+    else
+      letterbox_pixel((float *)batch + at, p, row, column, y, u, v, y_pitch, c_pitch);
   }
 }
 
@@ -126,9 +131,9 @@ struct Group {
   std::unique_ptr<float[]> columns, y, u, v;   // a plane's rows; the resampled planes
   std::unique_ptr<T[]> first, second, third;   // channels
   Group(int width, int outputs)
-      : rows(new uint32_t[LANES * width]), columns(new float[LANES * width]), y(new float[LANES * outputs]),
-        u(new float[LANES * outputs]), v(new float[LANES * outputs]), first(new T[LANES * outputs]),
-        second(new T[LANES * outputs]), third(new T[LANES * outputs]) {}
+      : rows(new uint32_t[LANES * width]), columns(new float[LANES * width]),
+        y(new float[LANES * outputs]), u(new float[LANES * outputs]), v(new float[LANES * outputs]),
+        first(new T[LANES * outputs]), second(new T[LANES * outputs]), third(new T[LANES * outputs]) {}
 };
 
 FN int16_t sample(uint8_t stored, int) { return stored; }
@@ -136,8 +141,8 @@ FN int16_t sample(uint16_t stored, int shift) { return (int16_t)(stored >> shift
 
 // out = or += TAPS weighted rows. Both factors have 12 bits at most: vectors multiply 16 fastest.
 template <int TAPS, typename S>
-static void add_rows(uint32_t *__restrict out, bool more, int width, const uint8_t *top, int pitch, int shift,
-                     const int32_t *weights, int stride) {
+static void add_rows(uint32_t *__restrict out, bool more, int width, const uint8_t *top, int pitch,
+                     int shift, const int32_t *weights, int stride) {
   const S *rows[TAPS];
   int16_t weight[TAPS];
   for (int k = 0; k < TAPS; k++) {
@@ -153,8 +158,9 @@ static void add_rows(uint32_t *__restrict out, bool more, int width, const uint8
 
 // LANES rows of `width` neighbouring samples, each blended for one of the outputs i, i + 1, …
 template <typename S>
-static void blend_rows(uint32_t *out, int width, const uint8_t *plane, int pitch, int shift,
-                       const int32_t *tables, const Axis &axis, int i) {
+static void blend_rows(uint32_t *out, int width, const uint8_t *plane, int pitch, const Plan &p,
+                       const Axis &axis, int i) {
+  const int32_t *tables = (const int32_t *)&p;
   for (int r = 0; r < LANES; r++, out += width) {
     int output = min_int(i + r, axis.outputs - 1);
     const uint8_t *top = plane + (int64_t)tables[axis.first + output] * pitch;
@@ -164,21 +170,24 @@ static void blend_rows(uint32_t *out, int width, const uint8_t *plane, int pitch
                  : axis.taps - k == 2 ? add_rows<2, S>
                  : axis.taps - k == 3 ? add_rows<3, S>
                                       : add_rows<4, S>;
-      add(out, k > 0, width, top, pitch, shift, weights, axis.outputs);
+      add(out, k > 0, width, top, pitch, p.shift, weights, axis.outputs);
     }
   }
 }
 
 // LANES neighbouring rows side by side, of which every STEP-th sample counts.
 template <int STEP>
-static void interleave(float *__restrict out, const uint32_t *rows, int count, int pitch, int excess) {
+static void interleave(float *__restrict out, const uint32_t *rows, int count, int excess) {
+  const int pitch = count * STEP;
   for (int x = 0; x < count; x++)
-    for (int r = 0; r < LANES; r++) out[x * LANES + r] = round_off(rows[r * pitch + x * STEP], excess);
+    for (int r = 0; r < LANES; r++)
+      out[x * LANES + r] = round_off(rows[r * pitch + x * STEP], excess);
 }
 
 // The outputs of one axis, of LANES interleaved rows. TAPS is 0 where it is not known here.
 template <int TAPS>
-static void sample_across(float *__restrict out, const float *columns, const int32_t *tables, const Axis &axis) {
+static void sample_across(float *__restrict out, const float *columns, const int32_t *tables,
+                          const Axis &axis) {
   const int32_t *first = tables + axis.first;
   const float *weights = (const float *)(tables + axis.weights);
   const int taps = TAPS ? TAPS : axis.taps, outputs = axis.outputs;
@@ -191,19 +200,19 @@ static void sample_across(float *__restrict out, const float *columns, const int
 }
 
 template <int STEP>
-static void resample_rows(float *out, float *columns, const uint32_t *rows, int count, int pitch, int excess,
-                          const int32_t *tables, const Axis &axis) {
-  interleave<STEP>(columns, rows, count, pitch, excess);
+static void resample_rows(float *out, float *columns, const uint32_t *rows, int count, const Plan &p,
+                          const Axis &axis) {
+  interleave<STEP>(columns, rows, count, p.excess);
   auto across = axis.taps == 2   ? sample_across<2>
                 : axis.taps == 3 ? sample_across<3>
                 : axis.taps == 4 ? sample_across<4>
                                  : sample_across<0>;
-  across(out, columns, tables, axis);
+  across(out, columns, (const int32_t *)&p, axis);
 }
 
 template <typename T>
-static void convert(T *__restrict first, T *__restrict second, T *__restrict third, const float *y, const float *u,
-                    const float *v, int count, const Plan &plan) {
+static void convert(T *__restrict first, T *__restrict second, T *__restrict third, const float *y,
+                    const float *u, const float *v, int count, const Plan &plan) {
   const Plan p = plan;  // a copy, which no output can seem to change
   for (int i = 0; i < count; i++) {
     float channels[3];
@@ -215,7 +224,8 @@ static void convert(T *__restrict first, T *__restrict second, T *__restrict thi
 }
 
 template <typename T>
-static void put_rows(T *__restrict out, int64_t along, int64_t down, const T *__restrict values, int count, int rows) {
+static void put_rows(T *__restrict out, int64_t along, int64_t down, const T *__restrict values,
+                     int count, int rows) {
   if (rows == LANES && along == 1)
     for (int x = 0; x < count; x++)
       for (int r = 0; r < LANES; r++) out[r * down + x] = values[x * LANES + r];
@@ -236,9 +246,8 @@ static void put_padding(T *out, const Plan &p, float value) {
 }
 
 template <typename S, typename T>
-static void letterbox_slot(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
-                           T *out, const Plan &p) {
-  const int32_t *tables = (const int32_t *)&p;
+static void letterbox_slot(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch,
+                           int c_pitch, T *out, const Plan &p) {
   const int64_t channel = (int64_t)p.height * p.width;
   const int64_t along = p.transposed ? p.width : 1, down = p.transposed ? 1 : p.width;
   const int width = p.stored_width, half = (width + 1) / 2, outputs = p.luma_x.outputs;
@@ -248,22 +257,23 @@ static void letterbox_slot(const uint8_t *y, const uint8_t *u, const uint8_t *v,
   for (int c = 0; c < 3; c++) put_padding(out + c * channel, p, p.pad[c]);
   out += (int64_t)p.top * p.width + p.left;
   for (int i = 0; i < p.luma_y.outputs; i += LANES, out += LANES * down) {
-    blend_rows<S>(rows, width, y, y_pitch, p.shift, tables, p.luma_y, i);
-    resample_rows<1>(g.y.get(), columns, rows, width, width, p.excess, tables, p.luma_x);
+    blend_rows<S>(rows, width, y, y_pitch, p, p.luma_y, i);
+    resample_rows<1>(g.y.get(), columns, rows, width, p, p.luma_x);
     if (p.c_step == 1) {
-      blend_rows<S>(rows, half, u, c_pitch, p.shift, tables, p.chroma_y, i);
-      resample_rows<1>(g.u.get(), columns, rows, half, half, p.excess, tables, p.chroma_x);
-      blend_rows<S>(rows, half, v, c_pitch, p.shift, tables, p.chroma_y, i);
-      resample_rows<1>(g.v.get(), columns, rows, half, half, p.excess, tables, p.chroma_x);
+      blend_rows<S>(rows, half, u, c_pitch, p, p.chroma_y, i);
+      resample_rows<1>(g.u.get(), columns, rows, half, p, p.chroma_x);
+      blend_rows<S>(rows, half, v, c_pitch, p, p.chroma_y, i);
+      resample_rows<1>(g.v.get(), columns, rows, half, p, p.chroma_x);
     } else {
-      blend_rows<S>(rows, 2 * half, u < v ? u : v, c_pitch, p.shift, tables, p.chroma_y, i);
-      resample_rows<2>(g.u.get(), columns, rows + (u > v), half, 2 * half, p.excess, tables, p.chroma_x);
-      resample_rows<2>(g.v.get(), columns, rows + (v > u), half, 2 * half, p.excess, tables, p.chroma_x);
+      blend_rows<S>(rows, 2 * half, u < v ? u : v, c_pitch, p, p.chroma_y, i);
+      resample_rows<2>(g.u.get(), columns, rows + (u > v), half, p, p.chroma_x);
+      resample_rows<2>(g.v.get(), columns, rows + (v > u), half, p, p.chroma_x);
     }
     T *channels[3] = {g.first.get(), g.second.get(), g.third.get()};
     convert(channels[0], channels[1], channels[2], g.y.get(), g.u.get(), g.v.get(), LANES * outputs, p);
+    const int filled = min_int(LANES, p.luma_y.outputs - i);
     for (int c = 0; c < 3; c++)
-      put_rows(out + c * channel, along, down, channels[c], outputs, min_int(LANES, p.luma_y.outputs - i));
+      put_rows(out + c * channel, along, down, channels[c], outputs, filled);
   }
 }
 

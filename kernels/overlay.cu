@@ -44,7 +44,7 @@ FN void draw(uint8_t *luma, uint8_t *u, uint8_t *v, int y_pitch, int c_pitch, in
     int y = 2 * cy, x = 2 * cx;
     int a = alpha_at(item, mask, y, x), b = alpha_at(item, mask, y, x + 1);
     int c = alpha_at(item, mask, y + 1, x), d = alpha_at(item, mask, y + 1, x + 1);
-#ifndef __CUDACC__
+#if !defined(__CUDACC__) && !defined(VIDAI_DEVICE_FORM)
     // On the host the whole cells of an even fill go a row at a time, which is most of them.
     if (a && b && c && d && !item.step_x && !item.step_y) {
       int run = item.x1 / 2 - cx;

@@ -12,64 +12,51 @@ struct Region {
   int left, top, right, bottom;  // as asked for: what an ellipse fills
   int block, columns, rows;  // the grid of blocks, from x0 and y0 rounded down to even
   int step;  // 2^32 / block, rounded up
-  int sums, means;  // where its (rows * block / 2, columns, 3) sums and (rows, columns, 3) means are
+  int sums, means;  // where its sums (rows * block / 2, columns, 3) and means begin
 };
 
 enum { PIXELATE, BLUR };
 enum { BOX, ELLIPSE };
 
 // Sums over each row of cells in each block, so that a large block is not one thread's work.
-FN void sum_rows(const uint8_t *luma, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
-                 int c_step, int wide, int shift, int width, int height, const Region *regions,
-                 int count, int max_rows, int max_columns, int32_t *sums) {
-  FOR_PIXELS(n, row, column, count, max_rows, max_columns) {
-    const Region r = regions[n];
-    int half = r.block / 2;
-    if (row >= r.rows * half || column >= r.columns) continue;
-    int cy = r.y0 / 2 + row, cx = r.x0 / 2 + column * half;
-    int32_t sum[3] = {0, 0, 0};
-    if (2 * cy < height) {
-      for (int y = 2 * cy; y < min_int(2 * cy + 2, height); y++)
-        for (int x = 2 * cx; x < min_int(2 * cx + r.block, width); x++)
-          sum[0] += load_sample(luma, y_pitch, 1, wide, shift, y, x);
-      for (int x = cx; x < min_int(cx + half, (width + 1) / 2); x++) {
-        sum[1] += load_sample(u, c_pitch, c_step, wide, shift, cy, x);
-        sum[2] += load_sample(v, c_pitch, c_step, wide, shift, cy, x);
-      }
-    }
-    for (int i = 0; i < 3; i++) sums[r.sums + (row * r.columns + column) * 3 + i] = sum[i];
-  }
-}
-
+// A column here is one plane of a block: y, u, v, y, …
 KERNEL(redact_rows)(const uint8_t *__restrict__ y, const uint8_t *__restrict__ u,
                     const uint8_t *__restrict__ v, int y_pitch, int c_pitch, int c_step, int wide,
                     int shift, int width, int height, const Region *__restrict__ regions,
                     int count, int max_rows, int max_columns, int32_t *__restrict__ sums) {
-  if (wide)
-    sum_rows(y, u, v, y_pitch, c_pitch, c_step, 1, shift, width, height, regions, count, max_rows,
-             max_columns, sums);
-  else
-    sum_rows(y, u, v, y_pitch, c_pitch, c_step, 0, 0, width, height, regions, count, max_rows,
-             max_columns, sums);
+  FOR_PIXELS(n, row, x, count, max_rows, max_columns) {
+    const Region &r = regions[n];
+    int pitch = r.columns * 3, half = r.block / 2;
+    if (row >= r.rows * half || x >= pitch) continue;
+    int luma = x % 3 == 0, size = luma ? 2 : 1;  // samples of a cell along a side
+    int cy = r.y0 / 2 + row, cx = r.x0 / 2 + x / 3 * half;
+    int bottom = min_int((cy + 1) * size, luma ? height : (height + 1) / 2);
+    int right = min_int((cx + half) * size, luma ? width : (width + 1) / 2);
+    const uint8_t *plane = luma ? y : x % 3 == 1 ? u : v;
+    int32_t sum = 0;
+    for (int j = cy * size; j < bottom; j++) {
+      const uint8_t *line = plane + (int64_t)j * (luma ? y_pitch : c_pitch);
+      for (int i = cx * size; i < right; i++)
+        sum += load_sample(line, 0, luma ? 1 : c_step, wide, shift, 0, i);
+    }
+    sums[r.sums + row * pitch + x] = sum;
+  }
 }
 
 // The mean of each block over the samples that the picture has there, rounded to nearest.
 KERNEL(redact_means)(int width, int height, const Region *__restrict__ regions, int count,
                      int max_rows, int max_columns, const int32_t *__restrict__ sums,
                      int32_t *__restrict__ means) {
-  FOR_PIXELS(n, row, column, count, max_rows, max_columns) {
-    const Region r = regions[n];
-    if (row >= r.rows || column >= r.columns) continue;
-    int half = r.block / 2;
-    int across = min_int(r.block, width - (r.x0 / 2 * 2 + column * r.block));
-    int down = min_int(r.block, height - (r.y0 / 2 * 2 + row * r.block));
-    for (int i = 0; i < 3; i++) {
-      int64_t sum = 0;
-      for (int k = 0; k < half; k++)
-        sum += sums[r.sums + ((row * half + k) * r.columns + column) * 3 + i];
-      int64_t samples = i == 0 ? (int64_t)across * down : (int64_t)((across + 1) / 2) * ((down + 1) / 2);
-      means[r.means + (row * r.columns + column) * 3 + i] = (int32_t)((sum + samples / 2) / samples);
-    }
+  FOR_PIXELS(n, row, x, count, max_rows, max_columns) {
+    const Region &r = regions[n];
+    int pitch = r.columns * 3, half = r.block / 2;
+    if (row >= r.rows || x >= pitch) continue;
+    int across = min_int(r.block, width - r.x0 / 2 * 2 - x / 3 * r.block);
+    int down = min_int(r.block, height - r.y0 / 2 * 2 - row * r.block);
+    if (x % 3) across = (across + 1) / 2, down = (down + 1) / 2;
+    int64_t sum = 0, samples = (int64_t)across * down;
+    for (int k = row * half; k < (row + 1) * half; k++) sum += sums[r.sums + k * pitch + x];
+    means[r.means + row * pitch + x] = (int32_t)((sum + samples / 2) / samples);
   }
 }
 
@@ -92,6 +79,7 @@ FN Spot find_spot(const Region &r, int style, int cell, int blocks) {
 FN int value_at(const Region &r, const int32_t *means, Spot down, Spot across, int plane) {
   const int32_t *from = means + r.means + plane;
   const int32_t *upper = from + down.at * r.columns * 3, *lower = from + down.next * r.columns * 3;
+  if (!(down.part | across.part)) return upper[across.at * 3];
   uint32_t high = upper[across.at * 3] * (256 - across.part) + upper[across.next * 3] * across.part;
   uint32_t low = lower[across.at * 3] * (256 - across.part) + lower[across.next * 3] * across.part;
   return (int)((high * (256 - down.part) + low * down.part + 32768) >> 16);
@@ -110,35 +98,23 @@ FN int covers(const Region &r, int shape, int y, int x) {
 
 // A cell takes one value. Its chroma goes where any of its luma goes, so that no colour of the
 // region shows at the rim.
-FN void apply(uint8_t *luma, uint8_t *u, uint8_t *v, int y_pitch, int c_pitch, int c_step, int wide,
-              int shift, int width, int height, const Region *regions, int count, int style,
-              int shape, const int32_t *means) {
-  FOR_ITEMS_AT_CELLS(Region, r, cy, cx, regions, count, height, width) {
-    int y = 2 * cy, x = 2 * cx;
-    int a = covers(r, shape, y, x), b = covers(r, shape, y, x + 1);
-    int c = covers(r, shape, y + 1, x), d = covers(r, shape, y + 1, x + 1);
-    if (!(a | b | c | d)) continue;
-    Spot down = find_spot(r, style, cy - r.y0 / 2, r.rows);
-    Spot across = find_spot(r, style, cx - r.x0 / 2, r.columns);
-    int value = value_at(r, means, down, across, 0);
-    if (a) store_sample(luma, y_pitch, 1, wide, shift, y, x, value);
-    if (b) store_sample(luma, y_pitch, 1, wide, shift, y, x + 1, value);
-    if (c) store_sample(luma, y_pitch, 1, wide, shift, y + 1, x, value);
-    if (d) store_sample(luma, y_pitch, 1, wide, shift, y + 1, x + 1, value);
-    store_sample(u, c_pitch, c_step, wide, shift, cy, cx, value_at(r, means, down, across, 1));
-    store_sample(v, c_pitch, c_step, wide, shift, cy, cx, value_at(r, means, down, across, 2));
-  }
-}
-
 KERNEL(redact_apply)(uint8_t *__restrict__ y, uint8_t *__restrict__ u, uint8_t *__restrict__ v,
                      int y_pitch, int c_pitch, int c_step, int wide, int shift, int width,
                      int height, const Region *__restrict__ regions, int count, int style,
                      int shape, const int32_t *__restrict__ means) {
-  // Constants let the compiler keep only what each style needs.
-  if (style == BLUR)
-    apply(y, u, v, y_pitch, c_pitch, c_step, wide, shift, width, height, regions, count, BLUR,
-          shape, means);
-  else
-    apply(y, u, v, y_pitch, c_pitch, c_step, wide, shift, width, height, regions, count, PIXELATE,
-          shape, means);
+  FOR_ITEMS_AT_CELLS(Region, r, cy, cx, regions, count, height, width) {
+    int top = 2 * cy, left = 2 * cx;
+    int a = covers(r, shape, top, left), b = covers(r, shape, top, left + 1);
+    int c = covers(r, shape, top + 1, left), d = covers(r, shape, top + 1, left + 1);
+    if (!(a | b | c | d)) continue;
+    Spot down = find_spot(r, style, cy - r.y0 / 2, r.rows);
+    Spot across = find_spot(r, style, cx - r.x0 / 2, r.columns);
+    int value = value_at(r, means, down, across, 0);
+    if (a) store_sample(y, y_pitch, 1, wide, shift, top, left, value);
+    if (b) store_sample(y, y_pitch, 1, wide, shift, top, left + 1, value);
+    if (c) store_sample(y, y_pitch, 1, wide, shift, top + 1, left, value);
+    if (d) store_sample(y, y_pitch, 1, wide, shift, top + 1, left + 1, value);
+    store_sample(u, c_pitch, c_step, wide, shift, cy, cx, value_at(r, means, down, across, 1));
+    store_sample(v, c_pitch, c_step, wide, shift, cy, cx, value_at(r, means, down, across, 2));
+  }
 }

@@ -9,7 +9,7 @@
 // What frames of one format share; vidai.ops.rgb writes the same fields.
 struct Format {
   int32_t width, height, orientation, wide, shift, c_step;
-  int32_t black, neutral;                       // neutral: in sixteenths
+  int32_t black, neutral;                         // neutral: in sixteenths
   int32_t luma, v_red, u_green, v_green, u_blue;  // of a luma, of a sixteenth of a chroma
 };
 
@@ -37,12 +37,14 @@ FN int chroma(const Format &f, const uint8_t *plane, int pitch, int x, int y) {
   return 3 * near + far;
 }
 
-KERNEL(rgb)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch, uint8_t *out,
-            const Format *format) {
+KERNEL(rgb)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
+            uint8_t *out, const Format *format) {
   const Format &f = *format;
-  int rows = f.orientation & TRANSPOSE ? f.width : f.height, columns = f.orientation & TRANSPOSE ? f.height : f.width;
+  const bool transposed = f.orientation & TRANSPOSE;
+  const int rows = transposed ? f.width : f.height, columns = transposed ? f.height : f.width;
   FOR_PIXELS(n, row, column, 1, rows, columns) {
-    int sx = stored_x(f.orientation, column, row, f.width), sy = stored_y(f.orientation, column, row, f.height);
+    int sx = stored_x(f.orientation, column, row, f.width);
+    int sy = stored_y(f.orientation, column, row, f.height);
     uint8_t *pixel = out + ((int64_t)row * columns + column) * 3;
     to_rgb(f, load_sample(y, y_pitch, 1, f.wide, f.shift, sy, sx), chroma(f, u, c_pitch, sx, sy),
            chroma(f, v, c_pitch, sx, sy), pixel, pixel + 1, pixel + 2);
@@ -56,8 +58,10 @@ KERNEL(rgb)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, i
 
 // A row of chroma in sixteenths, for each luma sample; `row` has room for count + 2.
 template <typename S, int STEP>
-static void chroma_row(int32_t *__restrict out, int32_t *__restrict row, const S *near, const S *far, int count, int shift) {
-  for (int x = 0; x < count; x++) row[x + 1] = 3 * (near[x * STEP] >> shift) + (far[x * STEP] >> shift);
+static void chroma_row(int32_t *__restrict out, int32_t *__restrict row, const S *near, const S *far,
+                       int count, int shift) {
+  for (int x = 0; x < count; x++)
+    row[x + 1] = 3 * (near[x * STEP] >> shift) + (far[x * STEP] >> shift);
   row[0] = row[1];
   row[count + 1] = row[count];
   for (int x = 0; x < count; x++) {
@@ -77,14 +81,16 @@ static void rgb_picture(const uint8_t *y, const uint8_t *u, const uint8_t *v, in
   std::unique_ptr<int32_t[]> memory(new int32_t[2 * even + half_width + 2]);
   std::unique_ptr<uint8_t[]> bytes(new uint8_t[3 * f.width]);
   int32_t *us = memory.get(), *vs = us + even, *scratch = vs + even;
-  uint8_t *__restrict red = bytes.get(), *__restrict green = red + f.width, *__restrict blue = green + f.width;
+  uint8_t *__restrict red = bytes.get();
+  uint8_t *__restrict green = red + f.width, *__restrict blue = green + f.width;
   auto chroma = f.c_step == 1 ? chroma_row<S, 1> : chroma_row<S, 2>;
   for (int i = 0; i < f.height; i++, out += down) {
     const S *row = (const S *)(y + (int64_t)i * y_pitch);
     int64_t near = (int64_t)(i / 2) * c_pitch, far = (int64_t)other(i, half_height) * c_pitch;
     chroma(us, scratch, (const S *)(u + near), (const S *)(u + far), half_width, f.shift);
     chroma(vs, scratch, (const S *)(v + near), (const S *)(v + far), half_width, f.shift);
-    for (int x = 0; x < f.width; x++) to_rgb(f, row[x] >> f.shift, us[x], vs[x], red + x, green + x, blue + x);
+    for (int x = 0; x < f.width; x++)
+      to_rgb(f, row[x] >> f.shift, us[x], vs[x], red + x, green + x, blue + x);
     if (along == 3)
       for (int x = 0; x < f.width; x++)
         out[3 * x] = red[x], out[3 * x + 1] = green[x], out[3 * x + 2] = blue[x];
@@ -94,8 +100,8 @@ static void rgb_picture(const uint8_t *y, const uint8_t *u, const uint8_t *v, in
   }
 }
 
-KERNEL(rgb)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch, uint8_t *out,
-            const Format *format) {
+KERNEL(rgb)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
+            uint8_t *out, const Format *format) {
   if (format->wide) rgb_picture<uint16_t>(y, u, v, y_pitch, c_pitch, out, *format);
   else rgb_picture<uint8_t>(y, u, v, y_pitch, c_pitch, out, *format);
 }

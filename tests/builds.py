@@ -16,8 +16,10 @@ FLAGS = ["-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-x", "c++"]
 
 def build(library: Path, *flags: str, names: list[str] | None = None) -> None:
     """Compile the kernels of these names, or every file, with g++ into a shared library."""
-    sources = [KERNELS / f"{name}.cu" for name in names] if names else sorted(
-        path for path in KERNELS.iterdir() if path.suffix in {".cu", ".cpp"}
+    sources = (
+        [KERNELS / f"{name}.cu" for name in names]
+        if names
+        else sorted(path for path in KERNELS.iterdir() if path.suffix in {".cu", ".cpp"})
     )
     subprocess.run(["g++", *FLAGS, *flags, *map(str, sources), "-o", str(library)], check=True)
 
@@ -27,7 +29,9 @@ def gpu_form() -> CpuDevice:
     """A CPU device that runs, one pixel after another, what a GPU runs side by side."""
     with TemporaryDirectory() as folder:
         library = Path(folder) / "gpu_form.so"
-        build(library, "-O1", "-DVIDAI_DEVICE_FORM", names=["letterbox", "rgb"])
+        build(
+            library, "-O1", "-DVIDAI_DEVICE_FORM", names=["letterbox", "overlay", "redact", "rgb"]
+        )
         device = CpuDevice()
         device.library = ctypes.CDLL(str(library))
         return device

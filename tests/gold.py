@@ -45,7 +45,7 @@ def filter_matrix(samples: int, span: float, outputs: int) -> Floats:
             for k in (int(np.floor(position)), int(np.floor(position)) + 1):
                 matrix[i, min(max(k, 0), samples - 1)] += 1 - abs(position - k)
         else:
-            for k in range(samples):
+            for k in range(int(i * scale), min(samples, int(np.ceil((i + 1) * scale)) + 1)):
                 matrix[i, k] = max(0.0, min(k + 1, (i + 1) * scale) - max(k, i * scale)) / scale
     return matrix
 
@@ -68,9 +68,7 @@ def to_rgb(frame: Frame, y: Floats, u: Floats, v: Floats) -> Floats:
     return rgb
 
 
-def resized(
-    frame: Frame, planes: tuple[npt.NDArray[Any], ...], width: int, height: int
-) -> Floats:
+def resized(frame: Frame, planes: tuple[npt.NDArray[Any], ...], width: int, height: int) -> Floats:
     """The upright picture, resized: (height, width, 3) R'G'B' 0–255."""
     orientation = frame.info.orientation
     across, down = (height, width) if orientation & 4 else (width, height)

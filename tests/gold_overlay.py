@@ -82,7 +82,11 @@ def redact(
     block = math.ceil((max(box[2] - box[0], box[3] - box[1]) + 1) / cells)
     block = max(4, block + block % 2)
     left, top = x0 - x0 % 2, y0 - y0 % 2
-
+    rows, columns = -(-(y1 - top) // block), -(-(x1 - left) // block)
+    means = [
+        block_means(plane, left // scale, top // scale, block // scale)[:rows, :columns]
+        for plane, scale in zip(source, (1, 2, 2), strict=True)
+    ]
     for cy in range(top // 2, (y1 + 1) // 2):
         for cx in range(left // 2, (x1 + 1) // 2):
             inside = [
@@ -94,14 +98,9 @@ def redact(
             ]
             if not inside:
                 continue
-            values = []
-            for plane, scale in zip(source, (1, 2, 2), strict=True):
-                means = block_means(plane, left // scale, top // scale, block // scale)
-                limit = (-(-(y1 - top) // block), -(-(x1 - left) // block))
-                means = means[: limit[0], : limit[1]]
-                down = Fraction(2 * cy + 1 - top, block)
-                across = Fraction(2 * cx + 1 - left, block)
-                values.append(_sample(means, down, across, style))
+            down = Fraction(2 * cy + 1 - top, block)
+            across = Fraction(2 * cx + 1 - left, block)
+            values = [_sample(plane, down, across, style) for plane in means]
             for py, px in inside:
                 y[py, px] = values[0]
             u[cy, cx], v[cy, cx] = values[1:]

@@ -16,8 +16,8 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 
 if TYPE_CHECKING:
-    from av.video.stream import VideoStream
     from av.container.core import Chapter
+    from av.video.stream import VideoStream
 
 os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 reads it once and is noisy without
 

@@ -55,10 +55,10 @@ def expect_gold(
     found: tuple[Array, Array, Array], raw: dict[str, Array], dtype: Any = np.float32, **kwargs: Any
 ) -> None:
     """The result is that of plain NumPy on the same rounded numbers."""
-    raw = {name: array.astype(dtype).astype(float) for name, array in raw.items()}
-    if "objectness" in raw:
-        raw["objectness"] = raw["objectness"][:, 0]
-    expected = gold_detect.candidates(**raw, **kwargs)
+    exact: dict[str, Any] = {n: array.astype(dtype).astype(float) for n, array in raw.items()}
+    if "objectness" in exact:
+        exact["objectness"] = exact["objectness"][:, 0]
+    expected = gold_detect.candidates(**exact, **kwargs)
     boxes, scores, class_ids = found
     assert class_ids.tolist() == [row[1] for row in expected]
     np.testing.assert_allclose(scores, [row[2] for row in expected], rtol=1e-6)

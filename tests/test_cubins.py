@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(1024, 2) spilling(float *out, const
 
 @pytest.fixture(scope="module")
 def core() -> Any:
-    """cuda.core, which brings NVRTC; required where CI runs, so that this is never skipped there."""
+    """cuda.core, which brings NVRTC; where CI runs it must be there."""
     if os.environ.get("CI") == "true":
         import cuda.core
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import gold_overlay as gold
+from tests.builds import gpu_form
 from tests.surfaces import LAYOUTS, Plane, make_frame, planes_of, random_frame
 from vidai.errors import ConfigError
 from vidai.ops.overlay import color_for, draw, to_yuv
@@ -71,17 +73,22 @@ def test_edges_of_an_outline_are_where_the_box_is() -> None:
 @pytest.mark.parametrize("layout", ["I420", "P010"])
 def test_a_turned_picture_is_drawn_as_the_upright_one(orientation: int, layout: str) -> None:
     upright = random_frame(60, 44, layout, seed=2, writable=True)
-    stored = [turned(plane, orientation) for plane in planes_of(upright)]
+    stored = turned(planes_of(upright), orientation)
     other = make_frame(*stored, layout, orientation=orientation, writable=True)
     boxes, colors = boxes_of((20, 24, 50, 40), (-3, 5, 30, 60)), RED.repeat(2, 0)
     labels = ["Rg 0.9", "f#7"]
     expected = drawn(upright, boxes, colors, labels, alpha=0.8)
     got = drawn(other, boxes, colors, labels, alpha=0.8)
-    same(got, tuple(turned(plane, orientation) for plane in expected))  # type: ignore[arg-type]
+    same(got, turned(expected, orientation))
 
 
-def turned(plane: Plane, orientation: int) -> Plane:
-    """The stored plane whose upright picture is this one."""
+def turned(planes: gold.Planes, orientation: int) -> gold.Planes:
+    """The stored planes whose upright picture these are."""
+    y, u, v = (_turned(plane, orientation) for plane in planes)
+    return y, u, v
+
+
+def _turned(plane: Plane, orientation: int) -> Plane:
     if orientation & TRANSPOSE:
         plane = plane.T
     if orientation & FLIP_X:
@@ -149,6 +156,20 @@ def test_a_label_stays_inside_the_picture(box: tuple[float, ...]) -> None:
     assert np.ptp(rows) >= 12
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_form_that_gpus_run_draws_the_same(layout: str) -> None:
+    rng = np.random.default_rng(7)
+    corners = rng.uniform(-20, 160, (12, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0, 90, (12, 2))], 1)
+    colors = rng.integers(0, 256, (12, 3)).astype(np.uint8)
+    frame = random_frame(163, 121, layout, seed=8, orientation=5, writable=True)
+    twin = random_frame(163, 121, layout, seed=8, orientation=5, writable=True)
+    labels = [f"item {k}" for k in range(12)]
+    how: dict[str, Any] = {"alpha": 0.7, "thickness": 3}
+    expected = drawn(frame, boxes, colors, labels, **how)
+    same(drawn(replace(twin, device=gpu_form()), boxes, colors, labels, **how), expected)
+
+
 def test_a_first_box_lies_on_top_and_labels_on_top_of_boxes() -> None:
     colors = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
     frame = random_frame(100, 100, seed=6, writable=True)
@@ -163,7 +184,9 @@ def test_a_first_box_lies_on_top_and_labels_on_top_of_boxes() -> None:
 def test_nothing_to_draw_returns_the_frame_itself() -> None:
     frame = random_frame(20, 20)
     nan, inf = float("nan"), float("inf")
-    hopeless = boxes_of((nan, 1, 5, 5), (1, 1, inf, 5), (9, 9, 3, 3), (4, 4, 4, 8), (30, 30, 40, 40))
+    hopeless = boxes_of(
+        (nan, 1, 5, 5), (1, 1, inf, 5), (9, 9, 3, 3), (4, 4, 4, 8), (30, 30, 40, 40)
+    )
     assert draw(frame, boxes_of(), np.zeros((0, 3), np.uint8)) is frame
     assert draw(frame, hopeless, RED.repeat(5, 0), [""] * 5) is frame
 
@@ -233,8 +256,21 @@ def test_class_colors_are_steady_and_far_apart() -> None:
     assert all(0 <= c <= 255 for k in (-1, 10**12) for c in color_for(k))
 
 
+def test_a_frame_that_may_not_be_drawn_on_is_copied_first() -> None:
+    for size, layout in (((40, 30), "I420"), ((33, 21), "P010")):
+        frame = random_frame(*size, layout, seed=9)
+        before = planes_of(frame)
+        copy = draw(frame, boxes_of((4, 4, 20, 18)), RED, ["x"])
+        assert copy.writable
+        same(planes_of(frame), before)
+        expected = random_frame(*size, layout, seed=9, writable=True)
+        draw(expected, boxes_of((4, 4, 20, 18)), RED, ["x"])
+        np.testing.assert_array_equal(np.asarray(copy), np.asarray(expected))
+
+
 @pytest.mark.parametrize(
-    ("option", "value"), [("alpha", 1.5), ("alpha", float("nan")), ("thickness", 0), ("font_size", 0)]
+    ("option", "value"),
+    [("alpha", 1.5), ("alpha", float("nan")), ("thickness", 0), ("font_size", 0)],
 )
 def test_an_option_out_of_range_is_refused_by_name(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=option):

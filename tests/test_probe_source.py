@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -88,13 +87,18 @@ def test_cover_art_is_not_the_video(tmp_path: Path) -> None:
         assert (source.info.width, source.info.codec) == (64, "h264")
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mov"])
-@pytest.mark.parametrize("origin", [0.0, 1.4])
+@pytest.mark.parametrize(
+    ("suffix", "origin"),
+    [
+        *((s, 0.0) for s in ("mp4", "mkv", "ts", "avi", "mov")),
+        ("mp4", 1.4),
+        ("mkv", 1.4),
+        ("ts", 1.4),
+    ],
+)
 def test_a_cut_keeps_the_frames_between_start_and_end(
     suffix: str, origin: float, device: Device, tmp_path: Path
 ) -> None:
-    if suffix == "avi" and origin:
-        pytest.skip("avi has no start time")
     path = make_clip(
         tmp_path / f"clip.{suffix}", frames=60, start=origin, options={"g": "12", "bf": "2"}
     )
@@ -135,9 +139,10 @@ def test_paths_that_cannot_work_are_told_apart(tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("this is no video\n" * 50)
     refuse(DecodeError, "no video file", text)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket"))
-        refuse(ConfigError, "cannot read", tmp_path / "socket")
+    os.mkfifo(tmp_path / "pipe")
+    refuse(ConfigError, "not a regular file", tmp_path / "pipe")
+    refuse(ConfigError, "cannot read", tmp_path / ("x" * 300))
+    refuse(ConfigError, "cannot read", Path("a\0b"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import gold_overlay as gold
+from tests.builds import gpu_form
 from tests.surfaces import LAYOUTS, make_frame, planes_of, random_frame
 from tests.test_overlay import boxes_of, same, turned, wide
 from vidai.errors import ConfigError
@@ -76,9 +78,13 @@ def test_pictures_with_equal_block_means_become_equal(style: str, shape: str) ->
                 part[:] = rng.permutation(part.ravel()).reshape(part.shape)
     box, how = (0, 0, 64, 48), {"style": style, "shape": shape, "cells": 9}
     first = redacted(make_frame(y, u, v, writable=True), box, **how)
-    second = redacted(make_frame(*shuffled, writable=True), box, **how)
+    second = redacted(make_frame(shuffled[0], shuffled[1], shuffled[2], writable=True), box, **how)
     rows, columns = np.mgrid[:48, :64]
-    inside = ((columns - 31.5) / 31) ** 2 + ((rows - 23.5) / 23) ** 2 < 1 if shape == "ellipse" else rows >= 0
+    inside = (
+        ((columns - 31.5) / 31) ** 2 + ((rows - 23.5) / 23) ** 2 < 1
+        if shape == "ellipse"
+        else rows >= 0
+    )
     np.testing.assert_array_equal(first[0][inside], second[0][inside])
     cells = inside.reshape(24, 2, 32, 2).any((1, 3))
     for a, b in zip(first[1:], second[1:], strict=True):
@@ -89,7 +95,9 @@ def test_pictures_with_equal_block_means_become_equal(style: str, shape: str) ->
 def test_at_most_cells_squared_values_survive() -> None:
     for side in (33, 64, 127, 200):
         frame = random_frame(210, 210, seed=side, writable=True)
-        luma, *_ = redacted(frame, (3, 3, 3 + side, 3 + side), shape="box", style="pixelate", cells=6)
+        luma, *_ = redacted(
+            frame, (3, 3, 3 + side, 3 + side), shape="box", style="pixelate", cells=6
+        )
         part = luma[3 : 3 + side, 3 : 3 + side]
         changes = (np.diff(part.astype(int), axis=1) != 0).any(0).sum()
         assert changes <= 5
@@ -112,13 +120,23 @@ def test_nothing_outside_a_region_changes() -> None:
 @pytest.mark.parametrize("orientation", range(8))
 def test_a_turned_picture_loses_the_same_region(orientation: int) -> None:
     upright = random_frame(64, 48, seed=5, writable=True)
-    stored = [turned(plane, orientation) for plane in planes_of(upright)]
+    stored = turned(planes_of(upright), orientation)
     frame = make_frame(*stored, orientation=orientation, writable=True)
     box = (16, 8, 48, 40)  # whole blocks from every side, so that the grids agree
     how = {"style": "pixelate", "cells": 5}
     expected = redacted(upright, box, **how)
     got = redacted(frame, box, **how)
-    same(got, tuple(turned(plane, orientation) for plane in expected))  # type: ignore[arg-type]
+    same(got, turned(expected, orientation))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("style", STYLES)
+def test_the_form_that_gpus_run_redacts_the_same(layout: str, style: str) -> None:
+    boxes = [(-9, 20, 60, 101), (30, 40, 99, 77), (90, 3, 93, 5)]
+    frame = random_frame(113, 97, layout, seed=7, writable=True)
+    twin = random_frame(113, 97, layout, seed=7, writable=True)
+    expected = redacted(frame, *boxes, style=style)
+    same(redacted(replace(twin, device=gpu_form()), *boxes, style=style), expected)
 
 
 def test_grow_scales_about_the_centre() -> None:
@@ -161,7 +179,13 @@ def test_any_box_is_safe(
 
 @pytest.mark.parametrize(
     ("option", "value", "known"),
-    [("style", "smear", "blur"), ("shape", "star", "ellipse"), ("grow", 0, "0"), ("cells", 0, "64")],
+    [
+        ("style", "smear", "blur"),
+        ("shape", "star", "ellipse"),
+        ("grow", 0, "0"),
+        ("cells", 0, "64"),
+        ("cells", 2.5, "64"),
+    ],
 )
 def test_an_option_of_no_meaning_is_refused(option: str, value: Any, known: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){option}.*{known}"):

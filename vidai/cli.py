@@ -85,7 +85,7 @@ def cli() -> None:
     """
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """90, 1:30 or 0:01:30.5, as seconds."""
 
     name = "time"
@@ -178,7 +178,9 @@ LEVEL = click.FloatRange(0, 1)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @verbose
 @click.pass_context
-def run(ctx: click.Context, model: str | None, no_audio: bool, quiet: bool, **options: Any) -> None:
+def run(
+    ctx: click.Context, /, model: str | None, no_audio: bool, quiet: bool, **options: Any
+) -> None:
     """Detect objects in INPUT, draw them, and write OUTPUT.
 
     OUTPUT (.mp4, .mov, .mkv, .webm) keeps the sound, subtitles, timing, rotation, colours

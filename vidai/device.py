@@ -63,6 +63,10 @@ class Device(Protocol):
     dlpack_device: tuple[int, int]
     workers: int  # sessions that run side by side for best throughput
 
+    def __hash__(self) -> int:
+        """Ops keep what they have prepared for a device."""
+        ...
+
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         """An uninitialised C-contiguous array in device memory."""
         ...

@@ -248,6 +248,12 @@ class Pipeline:
             raise
         report.seconds = time.perf_counter() - started
         report.cpu_seconds = time.process_time() - cpu_before
+        if report.damaged:
+            cause = f" ({self.source.damage})" if self.source.damage else ""
+            report.warnings.append(
+                f"{self.source.path} is damaged{cause}: {report.damaged} packets or frames could "
+                f"not be read whole, what could was processed"
+            )
         for sink in self.sinks:
             report.warnings += sink.warnings
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from vidai.errors import ConfigError
-from vidai.ops import overlay, redact
+from vidai.ops.overlay import check_drawing, color_for, draw
+from vidai.ops.redact import check_redaction, redact
 from vidai.types import Detections, Frame
 
 
@@ -23,7 +24,7 @@ class Step(Protocol):
 class Overlay:
     """Draws boxes with labels such as "person 0.87 #7".
 
-    labels, scores: whether names and scores are written; track ids are where there are any.
+    labels, scores: whether names (with track ids, where there are any) and scores are written.
     color_by: "class" or "track". thickness, alpha, font_size: as in vidai.ops.draw.
     """
 
@@ -35,18 +36,17 @@ class Overlay:
     color_by: str = "class"
 
     def __post_init__(self) -> None:
-        overlay.check_options(self.thickness, self.alpha, self.font_size)
+        check_drawing(self.thickness, self.alpha, self.font_size)
         if self.color_by not in ("class", "track"):
             raise ConfigError(f"overlay: color_by is class or track, not {self.color_by!r}")
 
     def __call__(self, frame: Frame, detections: Detections) -> Frame:
         if not len(detections):
             return frame
-        ids = detections.class_ids
-        if self.color_by == "track" and detections.track_ids is not None:
-            ids = detections.track_ids
-        colors = np.array([overlay.color_for(i) for i in ids.tolist()], np.uint8)
-        return overlay.draw(
+        by_track = self.color_by == "track" and detections.track_ids is not None
+        ids = detections.track_ids if by_track else detections.class_ids
+        colors = np.array([color_for(int(i)) for i in np.asarray(ids)], np.uint8)
+        return draw(
             frame,
             detections.boxes,
             colors,
@@ -85,7 +85,7 @@ class Redact:
     classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        redact.check_options(self.style, self.shape, self.grow, self.cells)
+        check_redaction(self.style, self.shape, self.grow, self.cells)
         if isinstance(self.classes, str):
             raise ConfigError(f"redact: classes is a list of names, such as [{self.classes}]")
 
@@ -101,7 +101,7 @@ class Redact:
                 )
             names = [detections.name(i) for i in detections.class_ids.tolist()]
             boxes = boxes[np.isin(names, list(self.classes))]
-        return redact.redact(
+        return redact(
             frame, boxes, style=self.style, shape=self.shape, grow=self.grow, cells=self.cells
         )
 
@@ -129,9 +129,13 @@ def _step(entry: str | dict[str, Any]) -> Step:
     options = {} if options is None else options
     known = {field.name for field in fields(kind)}
     if not isinstance(options, dict) or not options.keys() <= known:
-        wrong = ", ".join(map(str, options.keys() - known)) if isinstance(options, dict) else options
+        wrong = (
+            ", ".join(map(str, options.keys() - known)) if isinstance(options, dict) else options
+        )
         raise ConfigError(f"{name} has no option {wrong!r}: use {', '.join(sorted(known))}")
     try:
         return kind(**options)
     except TypeError as error:
-        raise ConfigError(f"an option of {name} has a value of the wrong type: {options}") from error
+        raise ConfigError(
+            f"an option of {name} has a value of the wrong type: {options}"
+        ) from error

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.stream import Stream
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
@@ -15,6 +16,13 @@ from vidai.types import Color
 def reason(error: Exception) -> str:
     """What a foreign error says, without its codes and repeated file names."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def codec_of(stream: Stream) -> str:
+    """The codec's name, "aac"; an attachment's file name; "unknown" where nothing decodes it."""
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    return getattr(stream, "name", None) or "unknown"
 
 
 def is_rgb(pixel_format: VideoFormat) -> bool:

@@ -47,22 +47,16 @@ def load_model(
     if family is not None and family not in known:
         raise ModelError(f"no model family {family!r}: there are {', '.join(sorted(known))}")
     file = read_onnx(catalog.resolve(name_or_path, progress))
-    if len(file.inputs) != 1 or len(file.inputs[0].dims) != 4:
-        fitting = []
-    else:
-        fitting = [name for name, module in known.items() if module.matches(file)]
-    if family in fitting:
-        fitting = [family]
-    if len(fitting) != 1 or family not in (None, fitting[0]):
-        tensors = "; ".join(
-            f"{title} {', '.join(map(str, values))}"
-            for title, values in (("inputs", file.inputs), ("outputs", file.outputs))
-        )
+    takes_pictures = len(file.inputs) == 1 and len(file.inputs[0].dims) == 4
+    fitting = [name for name in known if takes_pictures and known[name].matches(file)]
+    if family is None and len(fitting) == 1:
+        family = fitting[0]
+    if family not in fitting:
         raise ModelError(
-            f"model {name_or_path} fits "
-            + (f"the families {' and '.join(fitting)}" if fitting else "no known family")
-            + (f", and not {family}" if family else "")
-            + f" ({tensors}); name one with family=: {', '.join(sorted(known))}"
+            f"model {name_or_path} fits {' and '.join(fitting) or 'no known family'}"
+            f"{f', not {family}' if family else ''}: inputs {', '.join(map(str, file.inputs))}; "
+            f"outputs {', '.join(map(str, file.outputs))}; families, of which family= names "
+            f"one: {', '.join(sorted(known))}"
         )
-    model: Model = known[fitting[0]].load(file)
+    model: Model = known[family].load(file)
     return replace(model, name=entry.name) if entry else model

@@ -45,7 +45,7 @@ def load(file: OnnxFile) -> Model:
     return Detr(
         name=file.name,
         spec=replace(spec, mean=_IMAGENET_MEAN, std=_IMAGENET_STD) if is_rf else spec,
-        names=COCO if by_category or isinstance(classes, str) else class_names(file, classes),
+        names=class_names(file, len(COCO) if by_category or isinstance(classes, str) else classes),
         onnx=file.data,
         max_batch=file.max_batch,
         logits=logits,
@@ -86,7 +86,9 @@ class Detr(Model):
 
 def _outputs(file: OnnxFile) -> tuple[int, int] | None:
     """Where in the file's outputs logits and boxes are."""
-    names = [output.name for output in file.outputs]
+    names = [output.name for output in file.outputs if len(output.dims) == 3]
+    if len(names) < len(file.outputs):
+        return None
     for logits, boxes in _OUTPUTS:
         if logits in names and boxes in names:
             return names.index(logits), names.index(boxes)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vidai.device import Device
-from vidai.errors import ModelError
 from vidai.models.coco import COCO
 from vidai.models.family import InputSpec
 from vidai.models.onnx_file import OnnxFile
@@ -85,16 +84,8 @@ def grid_cells(width: int, height: int) -> int:
 
 
 def class_names(file: OnnxFile, count: int) -> tuple[str, ...]:
-    """Names of `count` classes: the file's own (metadata "names", a list or a dict by
-    number, as Ultralytics writes it), else COCO's where there are 80, else none.
-    """
-    given = file.literal("names", None)
-    match given:
-        case None:
-            return COCO if count == len(COCO) else ()
-        case dict():
-            return tuple(str(given.get(i, i)) for i in range(count))
-        case list() | tuple():
-            return tuple(map(str, given[:count])) + tuple(map(str, range(len(given), count)))
-        case _:
-            raise ModelError(f"model {file.name} has unreadable metadata 'names': {given!r}")
+    """Names of `count` classes: the file's own, else COCO's where there are 80, else none."""
+    names = file.names
+    if not names:
+        return COCO if count == len(COCO) else ()
+    return tuple(names.get(i, str(i)) for i in range(count))

@@ -113,6 +113,17 @@ class OnnxFile:
                 f"model {self.name} has unreadable metadata {key!r}: {self.metadata[key][:80]}"
             ) from error
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by number, from the metadata "names", a list or dict as Ultralytics
+        writes it; {} without. Raises ModelError."""
+        given = self.literal("names", {})
+        if isinstance(given, (list, tuple)):
+            given = dict(enumerate(given))
+        if not isinstance(given, dict):
+            raise ModelError(f"model {self.name} has unreadable metadata 'names': {given!r}")
+        return {number: str(name) for number, name in given.items()}
+
     def with_symbolic_dims(self, dims: Mapping[str, Sequence[Dim]]) -> bytes:
         """The model with other declared dims for the named inputs and outputs."""
         model = _message("Model").FromString(self.data)

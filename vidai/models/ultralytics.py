@@ -29,7 +29,8 @@ def matches(file: OnnxFile) -> bool:
         return False
     if "names" in file.metadata and "stride" in file.metadata:
         return file.metadata.get("task", "detect") == "detect"
-    return dims[0][2] == grid_cells(*file.size)
+    _, rows, anchors = dims[0]
+    return anchors == grid_cells(*file.size) and isinstance(rows, int) and rows > 4
 
 
 def load(file: OnnxFile) -> Model:
@@ -37,7 +38,7 @@ def load(file: OnnxFile) -> Model:
     if not width:
         height, width = file.literal("imgsz", (640, 640))
     _, rows, columns = file.outputs[0].dims
-    classes = len(file.literal("names", ())) or int(rows) - 4
+    classes = len(file.names) or (rows - 4 if isinstance(rows, int) else 0)
     kind: type[Model]
     if rows == 4 + classes:
         kind = AnchorFree

@@ -60,15 +60,11 @@ def letterbox(frame: Frame, batch: Any, slot: int, spec: InputSpec) -> Placement
     plan, placement = _plan(frame.device, frame.info, form, spec, height, width)
     pitches = np.int32(s.y_pitch), np.int32(s.c_pitch)
     extent = (1, height, width)
-    frame.device.launch(
-        "letterbox", extent, s.y, s.u, s.v, *pitches, batch, np.int32(slot), plan
-    )
+    frame.device.launch("letterbox", extent, s.y, s.u, s.v, *pitches, batch, np.int32(slot), plan)
     return placement
 
 
-def fit(
-    width: int, height: int, pixel_aspect: Fraction, across: int, down: int, place: str
-) -> Fit:
+def fit(width: int, height: int, pixel_aspect: Fraction, across: int, down: int, place: str) -> Fit:
     """Where a picture of width × height display px goes in an input of across × down px.
 
     pixel_aspect: width over height of a display pixel. The larger axis fills the input, the

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vidai.errors import ConfigError
 from vidai.glyphs import ADVANCE, HEIGHT, LEFT, SOLID, START, TOP, WIDTH, Atlas, atlas
-from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Frame, StreamInfo
+from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Color, Frame, StreamInfo
 
 Ints = npt.NDArray[np.int32]
 Rgb = tuple[int, int, int]
@@ -73,15 +73,15 @@ def draw(
     skipped. colors: (K, 3) uint8 RGB. labels: K strings, an empty one is not drawn. Earlier
     boxes lie on top of later ones, and every label on top of every box. thickness: of the
     outline, px, by default 1/360 of the picture's shorter side. alpha: opacity, 0–1.
-    font_size: px per em, by default 1/45 of the shorter side, at least 10.
+    font_size: px per em, by default 1/45 of the shorter side, at least 12.
 
     Returns the frame itself if it is writable or nothing is drawn, else a drawn private copy.
     Raises ConfigError for an option out of range, ValueError for arrays of different lengths.
     """
     short = min(frame.width, frame.height)
     thickness = max(1, round(short / 360)) if thickness is None else thickness
-    font_size = max(10, round(short / 45)) if font_size is None else font_size
-    check_options(thickness, alpha, font_size)
+    font_size = max(12, round(short / 45)) if font_size is None else font_size
+    check_drawing(thickness, alpha, font_size)
     boxes, colors = np.asarray(boxes, np.float32), np.asarray(colors, np.uint8)
     if boxes.shape != (len(boxes), 4) or colors.shape != (len(boxes), 3):
         raise ValueError(
@@ -95,24 +95,25 @@ def draw(
     if not len(kept):
         return frame
     outer, colors = _outer(boxes[kept], thickness), colors[kept]
-    fills, inks = np.split(to_yuv(np.concatenate([colors, _text_colors(colors)]), frame.info), 2)
+    fills, inks = to_yuv(colors, frame.info), to_yuv(_text_colors(colors), frame.info)
     items = [_filled(_outline(outer, thickness), np.repeat(fills, 4, 0))]
     glyphs = atlas(font_size)
-    shown = [i for i, k in enumerate(kept) if labels is not None and labels[k]]
-    if labels is not None and shown:
-        texts = [labels[kept[i]] for i in shown]
+    texts = [] if labels is None else [labels[k] for k in kept]
+    shown = [k for k, text in enumerate(texts) if text]
+    if shown:
         corners = partial(_corners, outer[shown], thickness, (frame.width, frame.height))
-        items.append(_labels(texts, glyphs, corners, fills[shown], inks[shown]))
+        words = [texts[k] for k in shown]
+        items.append(_labels(words, glyphs, corners, fills[shown], inks[shown]))
     return _launch(frame, np.concatenate(items), round(alpha * 256), glyphs)
 
 
-def check_options(thickness: int | None, alpha: float, font_size: int | None) -> None:
+def check_drawing(thickness: int | None, alpha: float, font_size: int | None) -> None:
     """Raises ConfigError for an option that cannot be drawn with."""
     if not 0 <= alpha <= 1:
         raise ConfigError(f"overlay: alpha is an opacity from 0 to 1, not {alpha}")
     for name, value in (("thickness", thickness), ("font_size", font_size)):
-        if value is not None and not 1 <= value <= 1000:
-            raise ConfigError(f"overlay: {name} is a number of pixels from 1 to 1000, not {value}")
+        if value is not None and not (isinstance(value, int) and 1 <= value <= 1000):
+            raise ConfigError(f"overlay: {name} is a whole number from 1 to 1000 px, not {value}")
 
 
 def drawable(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -123,6 +124,8 @@ def drawable(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 def to_stored(rectangles: Ints, info: StreamInfo) -> Ints:
     """Rectangles (K, 4), half open, from display to stored px."""
+    if not info.orientation:
+        return rectangles
     x0, y0, x1, y1 = rectangles.T
     if info.orientation & TRANSPOSE:
         x0, y0, x1, y1 = y0, x0, y1, x1
@@ -134,19 +137,24 @@ def to_stored(rectangles: Ints, info: StreamInfo) -> Ints:
 
 
 def to_yuv(colors: npt.NDArray[np.uint8], info: StreamInfo) -> Ints:
-    """RGB colours (K, 3) as samples (y, u, v) of the stream: ITU-T H.273, section 8.3."""
-    color = info.color.resolved(info.height)
+    """RGB colours (K, 3) as samples (y, u, v) of the stream."""
+    matrix, offset = _yuv_matrix(info.color.resolved(info.height), info.bit_depth)
+    samples = np.floor(colors @ matrix + offset)
+    return np.minimum(samples, (1 << info.bit_depth) - 1).astype(np.int32)
+
+
+@lru_cache
+def _yuv_matrix(
+    color: Color, bit_depth: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """samples = floor(rgb @ matrix + offset): ITU-T H.273, section 8.3, rounded to nearest."""
     kr, kb = color.luma_weights
-    red, green, blue = (colors / 255.0).T
-    luma = kr * red + (1 - kr - kb) * green + kb * blue
-    u, v = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
-    top, grey = (1 << info.bit_depth) - 1, 1 << (info.bit_depth - 1)
-    if color.full_range:
-        samples = np.stack([luma * top, u * top + grey, v * top + grey], 1)
-    else:
-        unit = 1 << (info.bit_depth - 8)
-        samples = np.stack([219 * luma + 16, 224 * u + 128, 224 * v + 128], 1) * unit
-    return np.clip(np.floor(samples + 0.5), 0, top).astype(np.int32)
+    y = np.array([kr, 1 - kr - kb, kb])
+    u, v = ([0, 0, 1] - y) / (2 - 2 * kb), ([1, 0, 0] - y) / (2 - 2 * kr)
+    unit, top = 1 << (bit_depth - 8), (1 << bit_depth) - 1
+    spans = np.array([top] * 3 if color.full_range else [219 * unit, 224 * unit, 224 * unit])
+    offset = np.array([0 if color.full_range else 16 * unit, 128 * unit, 128 * unit])
+    return np.stack([y, u, v], 1) * spans / 255, offset + 0.5
 
 
 def _outer(boxes: npt.NDArray[np.float32], thickness: int) -> Ints:
@@ -154,7 +162,7 @@ def _outer(boxes: npt.NDArray[np.float32], thickness: int) -> Ints:
     outer = np.floor(np.clip(boxes, -_FAR, _FAR) + np.float32(0.5)).astype(np.int32)
     outer[:, 2:] = np.maximum(outer[:, 2:], outer[:, :2] + 1)
     half = thickness // 2
-    return outer + np.array([-half, -half, half, half], np.int32)
+    return np.asarray(outer + np.array([-half, -half, half, half], np.int32))
 
 
 def _outline(outer: Ints, thickness: int) -> Ints:
@@ -163,7 +171,7 @@ def _outline(outer: Ints, thickness: int) -> Ints:
     top, left = np.minimum(y0 + thickness, y1), np.minimum(x0 + thickness, x1)
     bottom, right = np.maximum(y1 - thickness, top), np.maximum(x1 - thickness, left)
     sides = [x0, y0, x1, top, x0, bottom, x1, y1, x0, top, left, bottom, right, top, x1, bottom]
-    return np.stack(sides, 1).reshape(-1, 4)
+    return np.array(sides, np.int32).T.reshape(-1, 4)
 
 
 def _filled(rectangles: Ints, samples: Ints) -> Ints:
@@ -223,7 +231,7 @@ def _corners(outer: Ints, thickness: int, picture: tuple[int, int], size: Ints) 
     corner = outer[:, :2] - size * np.array([0, 1], np.int32)
     inside = corner[:, 1] < 0
     corner[inside] = np.maximum(outer[inside, :2], 0) + thickness
-    return np.maximum(np.minimum(corner, np.array(picture, np.int32) - size), 0)
+    return np.asarray(np.maximum(np.minimum(corner, np.array(picture, np.int32) - size), 0))
 
 
 def _text_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -235,8 +243,8 @@ def _text_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _launch(frame: Frame, items: Ints, alpha: int, glyphs: Atlas) -> Frame:
     """Cuts items to the picture, turns them to stored px, and draws them."""
     info = frame.info
-    edge = [frame.width, frame.height]
-    items[:, :4] = np.clip(items[:, :4], 0, edge * 2)
+    edges = np.array([frame.width, frame.height] * 2, np.int32)
+    items[:, :4] = np.minimum(np.maximum(items[:, :4], 0), edges)
     items = items[(items[:, 0] < items[:, 2]) & (items[:, 1] < items[:, 3])]
     if not len(items):
         return frame

@@ -39,7 +39,7 @@ def redact(
     Returns the frame itself if it is writable or has no region, else a private copy. Raises
     ConfigError for an option of no meaning.
     """
-    check_options(style, shape, grow, cells)
+    check_redaction(style, shape, grow, cells)
     boxes = np.asarray(boxes, np.float32)
     if boxes.shape != (len(boxes), 4):
         raise ValueError(f"redact needs boxes of shape (K, 4): got {boxes.shape}")
@@ -54,9 +54,9 @@ def redact(
     table, count = device.to_device(regions), np.int32(len(regions))
     surface, height, width = surface_args(frame), frame.surface.height, frame.surface.width
 
-    grid = (len(regions), int((rows * block // 2).max()), int(columns.max()))
+    grid = (len(regions), int((rows * block // 2).max()), int(columns.max()) * 3)
     device.launch("redact_rows", grid, *surface, table, *map(np.int32, grid), sums)
-    grid = (len(regions), int(rows.max()), int(columns.max()))
+    grid = (len(regions), int(rows.max()), int(columns.max()) * 3)
     sizes = (np.int32(width), np.int32(height))
     device.launch("redact_means", grid, *sizes, table, *map(np.int32, grid), sums, means)
     numbers = (count, np.int32(STYLES.index(style)), np.int32(SHAPES.index(shape)))
@@ -65,7 +65,7 @@ def redact(
     return frame
 
 
-def check_options(style: str, shape: str, grow: float, cells: int) -> None:
+def check_redaction(style: str, shape: str, grow: float, cells: int) -> None:
     """Raises ConfigError for an option that would not redact."""
     if style not in STYLES:
         raise ConfigError(f"redact: there is no style {style!r}: use {' or '.join(STYLES)}")
@@ -73,8 +73,8 @@ def check_options(style: str, shape: str, grow: float, cells: int) -> None:
         raise ConfigError(f"redact: there is no shape {shape!r}: use {' or '.join(SHAPES)}")
     if not 0 < grow <= 100:
         raise ConfigError(f"redact: grow scales a box, by more than 0 up to 100, not {grow}")
-    if not 1 <= cells <= 64:
-        raise ConfigError(f"redact: cells is a number of blocks from 1 to 64, not {cells}")
+    if not (isinstance(cells, int) and 1 <= cells <= 64):
+        raise ConfigError(f"redact: cells is a whole number of blocks from 1 to 64, not {cells}")
 
 
 def _regions(
@@ -84,8 +84,8 @@ def _regions(
     info = frame.info
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     middle, half = (low + high) / 2, (high - low) / 2 * grow
-    # Cut where the kernel's integers would end; an ellipse that large is flat in the picture.
-    far = max(info.width, info.height)
+    # Cut before the kernel's integers end; an ellipse that large is flat in the picture.
+    far = max(info.width, info.height, 1 << 14)
     asked = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], 1)
     asked = to_stored(np.clip(asked, -far, 2 * far).astype(np.int32), info)
 

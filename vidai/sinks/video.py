@@ -16,7 +16,7 @@ from vidai.device import Device, EncoderSettings
 from vidai.errors import ConfigError, SinkError
 from vidai.sinks.target import Target, check_target
 from vidai.sources.file import FileSource
-from vidai.tags import reason
+from vidai.tags import codec_of, reason
 from vidai.types import Detections, Frame
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class VideoFile:
         if fits(stream, self._format):
             return True
         if stream.type == "audio":
-            raise ConfigError(f"{self._refusal(stream)}: choose .mkv or pass --no-audio")
+            other = "" if self._format == "matroska" else "choose .mkv or "
+            raise ConfigError(f"{self._refusal(stream)}: {other}pass --no-audio")
         return False
 
     def _loses_pixel_shape(self, source: FileSource) -> bool:
@@ -140,11 +141,8 @@ class VideoFile:
         )
 
     def _refusal(self, stream: Stream) -> str:
-        context = stream.codec_context
-        codec = context.codec.canonical_name if context else stream.name or "unknown"
-        return (
-            f"{stream.type} stream {stream.index} ({codec}) cannot be stored in {self._path.suffix}"
-        )
+        what = f"{stream.type} stream {stream.index} ({codec_of(stream)})"
+        return f"{what} cannot be stored in {self._path.suffix}"
 
     def _shifted(self, chapter: Chapter) -> Chapter | None:
         """The chapter's part within the cut, in the time of the result."""

@@ -69,8 +69,9 @@ class FileSource:
         _check_range(start, end)
         with _open(self.path) as probe:
             video = _choose_video(probe, self.path)
-            self.info = _describe(self.path, probe, video, _first_frame(probe, video))
-            origin = Fraction(probe.start_time or 0, av.time_base)
+            first = _first_frame(probe, video)
+            origin = _origin(probe, first)
+            self.info = _describe(self.path, probe, video, first, origin)
             self.begin = None if start is None else origin + _exact(start)
             self.until = None if end is None else origin + _exact(end)
             if start and self.info.duration and start >= self.info.duration:
@@ -131,6 +132,8 @@ class FileSource:
                     return
                 if not (is_video and self._is_past(packet, 0)):
                     yield packet
+        except IndexError:
+            pass  # PyAV at the end of a file in which streams turned up midway
         except (av.FFmpegError, ValueError) as error:
             self._note(f"reading {self.path} stopped early: {reason(error)}")
         else:
@@ -150,15 +153,16 @@ class FileSource:
 
 def _check_path(path: Path) -> None:
     try:
-        with path.open("rb"):
-            status = path.stat()
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
     except FileNotFoundError as error:
         raise ConfigError(f"there is no file {path}: check the name") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"{path} is a folder: name a video file in it") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {reason(error)}") from error
-    if not stat.S_ISREG(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{path} is a folder: name a video file in it")
+    if not stat.S_ISREG(status.st_mode):  # it cannot be opened twice and sought in
         raise ConfigError(f"{path} is not a regular file: copy the video into a file first")
     if not status.st_size:
         raise DecodeError(f"{path} is empty: there is no video in it")
@@ -210,6 +214,8 @@ def _first_frame(container: InputContainer, video: VideoStream) -> VideoFrame | 
         try:
             packet = next(packets, None)
             frames = [] if packet is None else packet.decode()
+        except IndexError:
+            return None  # see packets
         except (av.FFmpegError, ValueError):
             continue
         if frames or packet is None:
@@ -217,8 +223,21 @@ def _first_frame(container: InputContainer, video: VideoStream) -> VideoFrame | 
     return None
 
 
+def _origin(container: InputContainer, first: VideoFrame | None) -> Fraction:
+    """When the file begins, in s: as its container says, else with its first picture."""
+    if container.start_time is not None:
+        return Fraction(container.start_time, av.time_base)
+    if first is not None and first.pts is not None and first.time_base is not None:
+        return first.pts * first.time_base
+    return Fraction(0)
+
+
 def _describe(
-    path: Path, container: InputContainer, video: VideoStream, frame: VideoFrame | None
+    path: Path,
+    container: InputContainer,
+    video: VideoStream,
+    frame: VideoFrame | None,
+    origin: Fraction,
 ) -> StreamInfo:
     context = video.codec_context
     picture = frame or context
@@ -240,7 +259,7 @@ def _describe(
         bit_depth=bit_depth(pixel_format),
         sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
         display_matrix=display_matrix_of(frame) if frame else None,
-        start=None if container.start_time is None else container.start_time / av.time_base,
+        start=float(origin),
         duration=duration / av.time_base if duration and duration > 0 else None,
     )
 
@@ -262,7 +281,7 @@ def _seek_position(container: InputContainer, video: VideoStream, begin: Fractio
         try:
             container.seek(position)
             packet = next((p for p in container.demux(video) if p.is_keyframe), None)
-        except (av.FFmpegError, ValueError):
+        except (av.FFmpegError, ValueError, IndexError):
             return None
         if packet is None or packet.pts is None:
             continue

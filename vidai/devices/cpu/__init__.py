@@ -6,7 +6,6 @@ import ctypes
 import os
 from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
@@ -77,5 +76,4 @@ def open(index: int = 0) -> CpuDevice:  # noqa: A001 (the name that open_device 
     """The CPU device; there is one."""
     if index:
         raise DeviceUnavailable(f"there is one CPU device, not cpu:{index}: use cpu")
-    av.logging.set_level(av.logging.PANIC)
     return CpuDevice()

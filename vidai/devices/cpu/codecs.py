@@ -106,7 +106,9 @@ class CpuDecoder:
         self._index = 0
         self._last_pts: int | None = None
         self._context = stream.codec_context
-        self._context.thread_type = "AUTO"
+        # Threads a frame each are faster, but FFmpeg's HEVC decoder can wait for one of its
+        # own for ever when it is closed after damage.
+        self._context.thread_type = "SLICE" if info.codec == "hevc" else "AUTO"
         self._context.thread_count = _threads()
 
     def decode(self, packet: av.Packet[Any] | None) -> list[Frame]:
