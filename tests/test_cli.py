@@ -145,18 +145,18 @@ def make_sound(path: Path) -> None:
 def test_damaged_input_is_done_as_far_as_it_goes(tmp_path: Path, tiny_model: Path) -> None:
     whole = make_clip(tmp_path / "whole.mkv", frames=40, width=160, height=96)
     cut = tmp_path / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     out = tmp_path / "out.mp4"
     result = vidai("run", cut, out, "--model", tiny_model)
     assert result.exit_code == 3, result.output
     assert "damaged" in result.stderr
-    assert 5 < len(video_times(out)) < 40
+    assert 2 < len(video_times(out)) < 38
 
 
 def test_strict_makes_damage_an_error(tmp_path: Path, tiny_model: Path) -> None:
     whole = make_clip(tmp_path / "whole.mkv", frames=40, width=160, height=96)
     cut = tmp_path / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     result = vidai("run", cut, tmp_path / "out.mp4", "--model", tiny_model, "--strict")
     assert result.exit_code == 1
     assert "damaged" in result.stderr
@@ -173,7 +173,7 @@ def test_interrupt_leaves_a_playable_part(
     process = subprocess.Popen(
         [*command, "--model", str(tiny_model)], stderr=subprocess.PIPE, text=True
     )
-    while not any(p.stat().st_size for p in tmp_path.glob(".out*")) and process.poll() is None:
+    while not any(p.stat().st_size > 4000 for p in tmp_path.glob(".out*")) and process.poll() is None:
         time.sleep(0.01)  # the encoder has begun to write
     process.send_signal(number)
     _, err = process.communicate()

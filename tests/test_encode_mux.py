@@ -49,7 +49,7 @@ def convert(
 ) -> VideoFile:
     """The whole way, as a pipeline does it."""
     with FileSource(source_path, **cut) as source:
-        sink = VideoFile(path, EncoderSettings(codec, quality), audio=audio, overwrite=overwrite)
+        sink = VideoFile(path, codec=codec, quality=quality, audio=audio, overwrite=overwrite)
         sink.check(source)
         sink.open(source, device)
         try:

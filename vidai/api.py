@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vidai.config import load_config
 from vidai.detector import Detector
-from vidai.device import Device, EncoderSettings, open_device
+from vidai.device import Device, open_device
 from vidai.pipeline import Pipeline, Sink
 from vidai.report import Report
 from vidai.sinks.jsonl import JsonLines
@@ -66,8 +66,16 @@ def run(
         if records is not None:
             sinks.append(JsonLines(records, overwrite=overwrite))
         if output is not None:
-            settings = EncoderSettings(codec, quality, preset)
-            sinks.append(VideoFile(output, settings, audio=audio, overwrite=overwrite))
+            sinks.append(
+                VideoFile(
+                    output,
+                    codec=codec,
+                    quality=quality,
+                    preset=preset,
+                    audio=audio,
+                    overwrite=overwrite,
+                )
+            )
         for sink in sinks:
             sink.check(source)
         detector = Detector(

@@ -238,8 +238,12 @@ class Pipeline:
                     self._write(item, detections)
                     report.seconds = time.perf_counter() - started
                     report.first_frame_seconds = report.first_frame_seconds or report.seconds
-            if not report.ledger.processed and not report.interrupted:
-                raise DecodeError(self._nothing_decoded())
+            if not report.ledger.processed:
+                if not report.interrupted:
+                    raise DecodeError(self._nothing_decoded())
+                for sink in self.sinks:
+                    sink.abort()
+                return
             for sink in self.sinks:
                 report.outputs.append(sink.close(partial=report.interrupted))
         except BaseException:

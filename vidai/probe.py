@@ -10,6 +10,7 @@ from av.stream import Stream
 from vidai.devices.cpu.codecs import LAYOUTS
 from vidai.sinks.video import FORMATS, fits
 from vidai.sources.file import FileSource
+from vidai.tags import codec_of
 
 _MATRIX = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}
 
@@ -54,11 +55,10 @@ def probe(path: str | Path) -> dict[str, Any]:
 
 
 def _other(stream: Stream) -> dict[str, Any]:
-    codec = stream.codec_context.name if stream.codec_context else stream.name
     return {
         "index": stream.index,
         "type": stream.type,
-        "codec": codec or "unknown",
+        "codec": codec_of(stream),
         "language": stream.language,
         "fits": [suffix for suffix, muxer in FORMATS.items() if fits(stream, muxer)],
     }

@@ -50,15 +50,17 @@ class VideoFile:
     def __init__(
         self,
         path: str | Path,
-        settings: EncoderSettings | None = None,
         *,
+        codec: str = "h264",
+        quality: int | None = None,
+        preset: str | None = None,
         audio: bool = True,
         overwrite: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self.dropped = 0  # packets of other streams that the container refused
         self._path = Path(path)
-        self._settings = settings or EncoderSettings()
+        self._settings = EncoderSettings(codec, quality, preset)
         self._audio = audio
         self._overwrite = overwrite
         self._format = _format_of(self._path)
@@ -238,7 +240,8 @@ def _format_of(path: Path) -> str:
 
 def _options(muxer: str, time_base: Fraction) -> dict[str, str]:
     if muxer not in ("mp4", "mov"):
-        return {}
+        # Sound may begin before 0, with the encoder's padding; shifting it would shift all.
+        return {"avoid_negative_ts": "disabled"}
     # The time at which the video starts is stored in ticks of the movie, 1/1000 s by default.
     ticks = time_base.denominator
     while ticks < 10_000:

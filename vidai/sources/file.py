@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # A container stores its streams interleaved, but not to the packet: for how many seconds
 # after the end of a cut the other streams may still bring something from before it.
 INTERLEAVE = 1
+# Containers whose header states the duration, and by how much, in s, it may be off.
+STATE_DURATION = ("matroska,webm", "avi", "flv")
+TOLERANCE = Fraction(1, 2)
 PROBED_PACKETS = 300  # packets to try for the first picture, which tells the display matrix
 SEEK_BACK = (
     0,
@@ -121,13 +124,14 @@ class FileSource:
         """
         streams = [self.video, *(s for s in self.others if s.type != "attachment")]
         indexed = _packets_in_index(self.container, self.video)
-        seen = 0
+        seen, reached = 0, Fraction(0)
         try:
             for packet in self.container.demux(streams):
                 if packet.size == 0:
                     continue  # PyAV's flush packets
                 is_video = packet.stream is self.video
                 seen += is_video
+                reached = max(reached, _end_of(packet))
                 if self._is_past(packet, INTERLEAVE if is_video else None):
                     return
                 if not (is_video and self._is_past(packet, 0)):
@@ -135,10 +139,13 @@ class FileSource:
         except IndexError:
             pass  # PyAV at the end of a file in which streams turned up midway
         except (av.FFmpegError, ValueError) as error:
-            self._note(f"reading {self.path} stopped early: {reason(error)}")
+            self._note(f"reading stopped early: {reason(error)}")
         else:
+            missing = _promised_end(self.container) - reached
             if self.begin is None and seen < indexed:
-                self._note(f"{self.path} ends early: {seen} of {indexed} video packets are there")
+                self._note(f"it ends early: {seen} of {indexed} video packets are there")
+            elif missing > TOLERANCE:
+                self._note(f"it ends {float(missing):.1f} s before its header says")
 
     def _is_past(self, packet: av.Packet[Any], margin: int | None) -> bool:
         """Whether nothing before `until` can follow: pts are never smaller than dts."""
@@ -184,11 +191,15 @@ def _exact(seconds: float) -> Fraction:
 def _open(path: Path) -> InputContainer:
     # "file:" keeps FFmpeg from reading "name:rest" as the address of some protocol.
     try:
-        return av.open(f"file:{os.path.abspath(path)}", "r", metadata_errors="replace")
+        container = av.open(f"file:{os.path.abspath(path)}", "r", metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError(
             f"{path} is no video file that can be read, or it is damaged: {reason(error)}"
         ) from error
+    if container.format.name == "tty":  # FFmpeg draws any text file as a terminal would
+        container.close()
+        raise DecodeError(f"{path} is a text file, not a video")
+    return container
 
 
 def _choose_video(container: InputContainer, path: Path) -> VideoStream:
@@ -262,6 +273,19 @@ def _describe(
         start=float(origin),
         duration=duration / av.time_base if duration and duration > 0 else None,
     )
+
+
+def _end_of(packet: av.Packet[Any]) -> Fraction:
+    """When the packet's contents have been shown, in s."""
+    begin = packet.dts if packet.pts is None else packet.pts
+    return Fraction(0) if begin is None else (begin + (packet.duration or 0)) * packet.time_base
+
+
+def _promised_end(container: InputContainer) -> Fraction:
+    """The end that a header states, in s; 0 where it is FFmpeg's estimate from what is there."""
+    if container.format.name not in STATE_DURATION or not container.duration:
+        return Fraction(0)
+    return Fraction(container.duration + (container.start_time or 0), av.time_base)
 
 
 def _passable(stream: Stream, has_chapters: bool) -> bool:
