@@ -24,9 +24,10 @@ bench: $(VENV)/.bench  ## every figure of the README, on this machine
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/kernels.py
 
-samples: $(VENV)/.bench  ## make samples/*.mp4 anew
+samples: $(VENV)/.base  ## make samples/*.mp4 and docs/demo.png anew
 	$(BIN)/pip install --quiet scikit-image
 	$(BIN)/python samples/make_samples.py
+	$(BIN)/python samples/make_picture.py
 
 # Each stamp installs one set of extras; the kernels are compiled on the way.
 $(VENV)/.base: $(SOURCES) | $(BIN)/python

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +28,10 @@ CLASSES_SHOWN = 4
 
 
 def _console() -> Console:
-    return Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # a log file has no edge at which to break
+    return console
 
 
 def _most_found(report: Report, count: int) -> str:
@@ -92,17 +95,16 @@ def download(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         *(TextColumn("downloading the model"), BarColumn(30), DownloadColumn()),
         *(TransferSpeedColumn(), TimeRemainingColumn()),
     )
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task("", total=None)
+    with ExitStack() as shown:
+        bar = Progress(*columns, console=console, transient=True)
+        task = bar.add_task("", total=None)
 
-    def show(done: int, total: int) -> None:
-        bar.start()  # only once something is fetched; starting twice does nothing
-        bar.update(task, completed=done, total=total)
+        def show(done: int, total: int) -> None:
+            if not bar.live.is_started:  # nothing appears unless something is fetched
+                shown.enter_context(bar)
+            bar.update(task, completed=done, total=total)
 
-    try:
         yield show
-    finally:
-        bar.stop()
 
 
 def summary(report: Report) -> None:
