@@ -18,12 +18,12 @@ FLAGS = [
 ]
 # One library for each instruction set worth having; vidai.devices.cpu picks at load time,
 # so that an environment built on one machine runs on another.
-VARIANTS = {"baseline": []}
+VARIANTS: dict[str, list[str]] = {"baseline": []}
 if platform.machine() == "x86_64":
     VARIANTS["x86-64-v3"] = ["-march=x86-64-v3"]
 
 
-class BuildKernels(build_ext):
+class BuildKernels(build_ext):  # type: ignore[misc]  # setuptools has no types
     """Every kernels/*.cu and *.cpp in one shared library per variant, loaded with ctypes."""
 
     def get_ext_filename(self, name: str) -> str:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def with_sound(clip: Path, out: Path) -> int:
         sound.layout = "mono"
         count = done = 0
         for frame in source.decode(stream):
-            frame.pts, frame.time_base = count, 1 / rate
+            frame.pts, frame.time_base = count, 1 / Fraction(rate)
             container.mux(video.encode(frame))
             count += 1
             while done / 48000 < count / rate:
@@ -96,6 +97,7 @@ def limit(clip: str, model: str, frames: int = 150) -> dict[str, float]:
         return result
 
     with FileSource(clip) as source:
+
         def decode() -> list[Any]:
             decoder, pictures = device.decoder(source.video, source.info), []
             for packet in source.packets():

@@ -15,4 +15,6 @@ found = vidai.detect(FOLDER / "face.mp4", model="centerface", start=3.0, max_fra
 frame, detections = next(iter(found))
 pictures = [step(frame, detections).rgb() for step in (vidai.Overlay(), vidai.Redact())]
 gap = np.full((frame.height, 8, 3), 255, np.uint8)
-Image.fromarray(np.hstack([pictures[0], gap, pictures[1]])).save(FOLDER.parent / "docs" / "demo.png")
+Image.fromarray(np.hstack([pictures[0], gap, pictures[1]])).save(
+    FOLDER.parent / "docs" / "demo.png"
+)

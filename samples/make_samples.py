@@ -58,7 +58,8 @@ def make(path: Path, draw: Any, count: int, tone: float) -> None:
         wave = 0.1 * np.sin(2 * np.pi * tone * samples / SOUND_RATE)
         done = 0
         for index in range(count):
-            picture = av.VideoFrame.from_image(draw(index, count)).reformat(
+            image = np.asarray(draw(index, count))
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709"
             )
             picture.pts, picture.time_base = index, Fraction(1, RATE)

@@ -23,8 +23,13 @@ def boxes_at(index: int) -> list[tuple[int, list[int]]]:
 def squares_clip(path: Path, frames: int = 10, **options: object) -> Path:
     """A 128×128 clip, colours kept whole (4:4:4, nearly lossless)."""
     settings: dict[str, object] = {
-        **{"codec": "libx264", "pix_fmt": "yuv444p", "width": SIDE, "height": SIDE},
-        **{"frames": frames, "options": {"crf": "4"}, "draw": lambda i: picture(squares_at(i))},
+        "codec": "libx264",
+        "pix_fmt": "yuv444p",
+        "width": SIDE,
+        "height": SIDE,
+        "frames": frames,
+        "options": {"crf": "4"},
+        "draw": lambda i: picture(squares_at(i)),
         **options,
     }
     return make_clip(path, **settings)  # type: ignore[arg-type]

@@ -173,7 +173,9 @@ def test_interrupt_leaves_a_playable_part(
     process = subprocess.Popen(
         [*command, "--model", str(tiny_model)], stderr=subprocess.PIPE, text=True
     )
-    while not any(p.stat().st_size > 4000 for p in tmp_path.glob(".out*")) and process.poll() is None:
+    while (
+        not any(p.stat().st_size > 4000 for p in tmp_path.glob(".out*")) and process.poll() is None
+    ):
         time.sleep(0.01)  # the encoder has begun to write
     process.send_signal(number)
     _, err = process.communicate()
@@ -252,6 +254,20 @@ def test_models_list_names_licences(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert result.exit_code == 0
     assert "yolox-nano" in result.stdout
     assert "Apache-2.0" in result.stdout
+
+
+def test_models_path_tells_where_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIDAI_CACHE", str(tmp_path))
+    assert vidai("models", "path").stdout.strip() == str(tmp_path)
+    missing = vidai("models", "path", "yolox-s")
+    assert missing.exit_code == 1
+    assert "vidai models pull yolox-s" in missing.stderr
+    assert vidai("models", "path", "nothing").exit_code == 2
+    info = vidai("models", "info", "yolox-s")
+    assert info.exit_code == 0
+    assert "Apache-2.0" in info.stdout
 
 
 def test_models_info_describes_a_file(tiny_model: Path) -> None:

@@ -23,6 +23,7 @@ from tests.squares import boxes_at, squares_clip
 from tests.tiny_model import NAMES
 from vidai.device import Device
 from vidai.errors import ConfigError, DecodeError, ModelError, SinkError
+from vidai.pipeline import Sink
 from vidai.types import Detections, Frame
 
 
@@ -200,7 +201,7 @@ def test_a_sink_that_fails_to_close_takes_the_others_with_it(
         def close(self, *, partial: bool = False) -> str:
             raise SinkError("the disk is full")
 
-    sinks = [Failing(tmp_path / "o.jsonl"), vidai.VideoFile(tmp_path / "o.mp4")]
+    sinks: list[Sink] = [Failing(tmp_path / "o.jsonl"), vidai.VideoFile(tmp_path / "o.mp4")]
     with pytest.raises(SinkError, match="full"):
         vidai.Pipeline(str(clip), vidai.Detector(tiny_model), sinks=sinks).run()
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
@@ -244,7 +245,7 @@ def test_unknown_classes_and_values_out_of_range(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="conf"):
         vidai.Detector(tiny_model, conf=1.5)
     detector = vidai.Detector(tiny_model, classes=["green", 2, "0"])
-    assert detector.classes == {0, 1, 2}
+    assert detector.classes == frozenset({0, 1, 2})
 
 
 @pytest.fixture(scope="module")

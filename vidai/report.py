@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 STAGES = ("decode", "detect", "draw", "encode")
 
 

@@ -129,5 +129,5 @@ def summary(report: Report) -> None:
     for line in report.warnings:
         console.print(f"[yellow]warning[/] {escape(line)}", soft_wrap=True)
     if report.interrupted:
-        kept = "what was done until then is whole and playable" if report.outputs else "nothing is left"
+        kept = "what was done is whole and playable" if report.outputs else "nothing is left"
         console.print(f"[yellow]interrupted[/] {kept}")
