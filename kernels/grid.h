@@ -14,6 +14,7 @@
 #ifdef __CUDACC__
 
 typedef unsigned char uint8_t;
+typedef short int16_t;
 typedef unsigned short uint16_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
@@ -71,12 +72,6 @@ typedef unsigned long long uint64_t;
 FN int min_int(int a, int b) { return a < b ? a : b; }
 FN int max_int(int a, int b) { return a > b ? a : b; }
 FN int clamp_int(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
-
-// In the two forms that a processor has instructions for; NaN becomes low.
-FN float clamp_float(float v, float low, float high) {
-  float raised = v > low ? v : low;
-  return raised < high ? raised : high;
-}
 
 FN uint32_t float_bits(float v) {
 #ifdef __CUDACC__

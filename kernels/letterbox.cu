@@ -26,7 +26,7 @@ struct Plan {
   int32_t excess;                     // bits to round off a sum down a column
   float black, neutral;               // luma of black and chroma of grey, as sums
   float luma, v_red, u_green, v_green, u_blue;
-  float gain[3], bias[3], pad[3];     // per channel: pixel * gain + bias; pad is final
+  float gain[3], bias[3], pad[3];     // of red, green and blue: pixel * gain + bias; pad is final
   Axis luma_x, luma_y, chroma_x, chroma_y;
 };
 
@@ -52,17 +52,25 @@ FN float round_off(uint32_t sum, int excess) {
   return (float)(int32_t)((sum + (1u << (excess - 1))) >> excess);
 }
 
-// The three channels of one pixel from sums of 2048 * 2048 * sample.
-FN void to_channels(const Plan &plan, float y, float u, float v, float channels[3]) {
-  float luma = (y - plan.black) * plan.luma, cb = u - plan.neutral, cr = v - plan.neutral;
-  float red = luma + cr * plan.v_red;
-  float green = (luma + cb * plan.u_green) + cr * plan.v_green;
-  float blue = luma + cb * plan.u_blue;
-  float first = plan.red == 0 ? red : blue;
-  float last = plan.red == 0 ? blue : red;
-  channels[0] = clamp_float(first, 0.0f, 255.0f) * plan.gain[0] + plan.bias[0];
-  channels[1] = clamp_float(green, 0.0f, 255.0f) * plan.gain[1] + plan.bias[1];
-  channels[2] = clamp_float(last, 0.0f, 255.0f) * plan.gain[2] + plan.bias[2];
+// In the two forms that a processor has instructions for; F is float or a vector of them.
+template <typename F>
+FN void to_byte_range(F &v) {
+  const F low = {}, high = low + 255.0f;
+  v = v > low ? v : low;
+  v = v < high ? v : high;
+}
+
+// Red, green and blue from sums of 2048 * 2048 * sample.
+template <typename F>
+FN void to_colors(const Plan &p, const F &y, const F &u, const F &v, F colors[3]) {
+  F luma = (y - p.black) * p.luma, cb = u - p.neutral, cr = v - p.neutral;
+  colors[0] = luma + cr * p.v_red;
+  colors[1] = (luma + cb * p.u_green) + cr * p.v_green;
+  colors[2] = luma + cb * p.u_blue;
+  for (int c = 0; c < 3; c++) {
+    to_byte_range(colors[c]);
+    colors[c] = colors[c] * p.gain[c] + p.bias[c];
+  }
 }
 
 #if defined(__CUDACC__) || defined(VIDAI_DEVICE_FORM)
@@ -88,16 +96,19 @@ FN float resample(const Plan &p, const Axis &ax, const Axis &ay, int x, int y,
 template <typename T>
 FN void letterbox_pixel(T *slot, const Plan &p, int row, int column, const uint8_t *y,
                         const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch) {
-  float values[3] = {p.pad[0], p.pad[1], p.pad[2]};
+  float colors[3] = {p.pad[0], p.pad[1], p.pad[2]};
   int py = row - p.top, px = column - p.left;
   if (py >= 0 && py < p.rows && px >= 0 && px < p.columns) {
     int sx = p.transposed ? py : px, sy = p.transposed ? px : py;
-    to_channels(p, resample(p, p.luma_x, p.luma_y, sx, sy, y, y_pitch, 1),
+    to_colors(p, resample(p, p.luma_x, p.luma_y, sx, sy, y, y_pitch, 1),
                 resample(p, p.chroma_x, p.chroma_y, sx, sy, u, c_pitch, p.c_step),
-                resample(p, p.chroma_x, p.chroma_y, sx, sy, v, c_pitch, p.c_step), values);
+                resample(p, p.chroma_x, p.chroma_y, sx, sy, v, c_pitch, p.c_step), colors);
   }
-  for (int c = 0; c < 3; c++)
-    put(slot + ((int64_t)c * p.height + row) * p.width + column, values[c]);
+  slot += (int64_t)row * p.width + column;
+  const int64_t channel = (int64_t)p.height * p.width;
+  put(slot + p.red * channel, colors[0]);
+  put(slot + channel, colors[1]);
+  put(slot + p.blue * channel, colors[2]);
 }
 
 KERNEL(letterbox)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch, int c_pitch,
@@ -115,53 +126,84 @@ KERNEL(letterbox)(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pi
 #else
 
 // The host's own traversal: a thread for each pixel suits a GPU, a processor's vectors want
-// long loops over neighbours. LANES rows of the output are made together: the plane's rows
+// long loops over neighbours. LANES rows of the picture are made together: the planes' rows
 // are blended for each, then interleaved, so that sampling across takes LANES neighbours at
 // once. The same integers are summed as above, hence the same result.
 #include <algorithm>
-#include <memory>
+#include <vector>
 
-enum { LANES = 4 };
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+enum { LANES = 8, BLOCK = 16 };  // rows and columns made at once; a block's row is a cache line
+typedef uint16_t Column __attribute__((vector_size(16)));  // LANES neighbours in a column
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef float Four __attribute__((vector_size(16)));
 
-// Memory for one group of rows: `rows` plain, the others interleaved.
-template <typename T>
-struct Group {
-  std::unique_ptr<uint32_t[]> rows;            // of a plane, or of two in one, blended
-  std::unique_ptr<float[]> columns, y, u, v;   // a plane's rows; the resampled planes
-  std::unique_ptr<T[]> first, second, third;   // channels
-  Group(int width, int outputs)
-      : rows(new uint32_t[LANES * width]), columns(new float[LANES * width]),
-        y(new float[LANES * outputs]), u(new float[LANES * outputs]), v(new float[LANES * outputs]),
-        first(new T[LANES * outputs]), second(new T[LANES * outputs]), third(new T[LANES * outputs]) {}
-};
+// The first, or second, halves of two vectors in turns.
+#ifdef __clang__
+#define SHUFFLE(mask_type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t FourIndices __attribute__((vector_size(16)));
+#define SHUFFLE(mask_type, a, b, ...) __builtin_shuffle(a, b, (mask_type){__VA_ARGS__})
+#endif
+FN Column low(Column a, Column b) { return SHUFFLE(Column, a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+FN Column high(Column a, Column b) { return SHUFFLE(Column, a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+FN Four low(Four a, Four b) { return SHUFFLE(FourIndices, a, b, 0, 4, 1, 5); }
+FN Four high(Four a, Four b) { return SHUFFLE(FourIndices, a, b, 2, 6, 3, 7); }
 
-FN int16_t sample(uint8_t stored, int) { return stored; }
-FN int16_t sample(uint16_t stored, int shift) { return (int16_t)(stored >> shift); }
-
-// out = or += TAPS weighted rows. Both factors have 12 bits at most: vectors multiply 16 fastest.
-template <int TAPS, typename S>
-static void add_rows(uint32_t *__restrict out, bool more, int width, const uint8_t *top, int pitch,
-                     int shift, const int32_t *weights, int stride) {
-  const S *rows[TAPS];
-  int16_t weight[TAPS];
-  for (int k = 0; k < TAPS; k++) {
-    rows[k] = (const S *)(top + (int64_t)k * pitch);
-    weight[k] = (int16_t)weights[k * stride];
-  }
-  for (int x = 0; x < width; x++) {
-    uint32_t sum = more ? out[x] : 0;
-    for (int k = 0; k < TAPS; k++) sum += (uint32_t)(weight[k] * sample(rows[k][x], shift));
-    out[x] = sum;
+// A square of vectors, mirrored in its diagonal.
+template <typename V, int N>
+FN void transpose(V (&rows)[N]) {
+  for (int size = 1; size < N; size *= 2) {
+    V from[N];
+    memcpy(from, rows, sizeof from);
+    for (int i = 0; i < N / 2; i++) {
+      rows[2 * i] = low(from[i], from[i + N / 2]);
+      rows[2 * i + 1] = high(from[i], from[i + N / 2]);
+    }
   }
 }
 
-// LANES rows of `width` neighbouring samples, each blended for one of the outputs i, i + 1, …
+FN uint16_t sample(uint8_t stored, int) { return stored; }
+FN uint16_t sample(uint16_t stored, int shift) { return (uint16_t)(stored >> shift); }
+
+// Adds TAPS weighted rows to a blended one, which begins with the `first` ones and after the
+// `last` is round_off(sum). A sum has up to 21 bits, but vectors are fastest at 16: its upper
+// bits, of which 13 will count, collect in `out`, the others in `rest`.
+template <int TAPS, typename S>
+static void add_rows(uint16_t *__restrict out, uint16_t *__restrict rest, bool first, bool last,
+                     int width, const uint8_t *top, int pitch, int shift, int excess,
+                     const int32_t *weights, int stride) {
+  const int bits = sizeof(S) > 1 ? 5 : 3, drop = sizeof(S) > 1 ? excess - bits : 3;
+  const S *rows[TAPS];
+  uint16_t high[TAPS], low[TAPS];
+  for (int k = 0; k < TAPS; k++) {
+    rows[k] = (const S *)(top + (int64_t)k * pitch);
+    high[k] = (uint16_t)(weights[k * stride] >> bits);
+    low[k] = (uint16_t)(weights[k * stride] & ((1 << bits) - 1));
+  }
+  for (int x = 0; x < width; x++) {
+    uint16_t upper = first ? (uint16_t)(1 << drop >> 1) : out[x], lower = first ? 0 : rest[x];
+    for (int k = 0; k < TAPS; k++) {
+      uint16_t value = sample(rows[k][x], shift);
+      upper = (uint16_t)(upper + high[k] * value);
+      lower = (uint16_t)(lower + low[k] * value);
+      if (sizeof(S) > 1 || k == TAPS - 1) {  // there is room for one product, of bytes for four
+        upper = (uint16_t)(upper + (lower >> bits));
+        lower &= (1 << bits) - 1;
+      }
+    }
+    out[x] = last ? (uint16_t)(upper >> drop) : upper;
+    if (!last) rest[x] = lower;
+  }
+}
+
+// LANES rows of neighbouring samples, each blended for one of the outputs i, i + 1, …, and after
+// them room for a row.
 template <typename S>
-static void blend_rows(uint32_t *out, int width, const uint8_t *plane, int pitch, const Plan &p,
-                       const Axis &axis, int i) {
+static void blend_rows(uint16_t *out, int width, int room, const uint8_t *plane,
+                       int pitch, const Plan &p, const Axis &axis, int i) {
   const int32_t *tables = (const int32_t *)&p;
-  for (int r = 0; r < LANES; r++, out += width) {
+  uint16_t *rest = out + LANES * room;
+  for (int r = 0; r < LANES; r++, out += room) {
     int output = min_int(i + r, axis.outputs - 1);
     const uint8_t *top = plane + (int64_t)tables[axis.first + output] * pitch;
     const int32_t *weights = tables + axis.weights + output;
@@ -170,68 +212,71 @@ static void blend_rows(uint32_t *out, int width, const uint8_t *plane, int pitch
                  : axis.taps - k == 2 ? add_rows<2, S>
                  : axis.taps - k == 3 ? add_rows<3, S>
                                       : add_rows<4, S>;
-      add(out, k > 0, width, top, pitch, p.shift, weights, axis.outputs);
+      add(out, rest, k == 0, k + 4 >= axis.taps, width, top, pitch, p.shift, p.excess, weights,
+          axis.outputs);
     }
   }
 }
 
-// LANES neighbouring rows side by side, of which every STEP-th sample counts.
-template <int STEP>
-static void interleave(float *__restrict out, const uint32_t *rows, int count, int excess) {
-  const int pitch = count * STEP;
-  for (int x = 0; x < count; x++)
-    for (int r = 0; r < LANES; r++)
-      out[x * LANES + r] = round_off(rows[r * pitch + x * STEP], excess);
+// LANES rows side by side. Of two PLANES in one every second column is the second's.
+template <int PLANES>
+static void interleave(Column *first, Column *second, const uint16_t *rows,
+                       int room) {
+  for (int x = 0; x < room; x += LANES) {
+    Column square[LANES];
+    for (int r = 0; r < LANES; r++) memcpy(&square[r], rows + r * room + x, sizeof square[r]);
+    transpose(square);
+    for (int k = 0; k < LANES; k++) (k % PLANES ? second : first)[(x + k) / PLANES] = square[k];
+  }
 }
 
-// The outputs of one axis, of LANES interleaved rows. TAPS is 0 where it is not known here.
+// Outputs begin, begin + 1, … of an axis across, of LANES rows. TAPS is 0 if not known here.
 template <int TAPS>
-static void sample_across(float *__restrict out, const float *columns, const int32_t *tables,
-                          const Axis &axis) {
-  const int32_t *first = tables + axis.first;
-  const float *weights = (const float *)(tables + axis.weights);
+static void sample_across(Lanes *__restrict out, const Column *columns, const int32_t *tables,
+                          const Axis &axis, int begin, int count) {
+  const int32_t *first = tables + axis.first + begin;
+  const float *weights = (const float *)(tables + axis.weights) + begin;
   const int taps = TAPS ? TAPS : axis.taps, outputs = axis.outputs;
-  for (int x = 0; x < outputs; x++) {
-    const Lanes *from = (const Lanes *)(columns + first[x] * LANES);
-    Lanes sum = weights[x] * from[0];
-    for (int k = 1; k < taps; k++) sum += weights[k * outputs + x] * from[k];
-    *(Lanes *)(out + x * LANES) = sum;
+  for (int x = 0; x < count; x++) {
+    const Column *from = columns + first[x];
+    Lanes sum = {};
+    for (int k = 0; k < taps; k++) {
+      const uint16_t *column = (const uint16_t *)&from[k];
+      Lanes values;
+      for (int r = 0; r < LANES; r++) values[r] = (float)(int32_t)column[r];
+      sum += weights[k * outputs + x] * values;
+    }
+    out[x] = sum;
   }
 }
 
-template <int STEP>
-static void resample_rows(float *out, float *columns, const uint32_t *rows, int count, const Plan &p,
-                          const Axis &axis) {
-  interleave<STEP>(columns, rows, count, p.excess);
-  auto across = axis.taps == 2   ? sample_across<2>
-                : axis.taps == 3 ? sample_across<3>
-                : axis.taps == 4 ? sample_across<4>
-                                 : sample_across<0>;
-  across(out, columns, (const int32_t *)&p, axis);
+static auto sampler(const Axis &axis) {
+  return axis.taps == 2   ? sample_across<2>
+         : axis.taps == 3 ? sample_across<3>
+         : axis.taps == 4 ? sample_across<4>
+                          : sample_across<0>;
 }
 
+// One channel of a block, which `columns` hold, to `height` rows of the slot, `width` of each.
 template <typename T>
-static void convert(T *__restrict first, T *__restrict second, T *__restrict third, const float *y,
-                    const float *u, const float *v, int count, const Plan &plan) {
-  const Plan p = plan;  // a copy, which no output can seem to change
-  for (int i = 0; i < count; i++) {
-    float channels[3];
-    to_channels(p, y[i], u[i], v[i], channels);
-    put(first + i, channels[0]);
-    put(second + i, channels[1]);
-    put(third + i, channels[2]);
+static void put_block(T *out, int64_t along, int64_t down, const Lanes *columns, int width,
+                      int height) {
+  float rows[LANES][BLOCK];
+  const float *values = (const float *)columns;
+  for (int x = 0; x < BLOCK; x += 4)
+    for (int r = 0; r < LANES; r += 4) {
+      Four square[4];
+      for (int k = 0; k < 4; k++) memcpy(&square[k], values + (x + k) * LANES + r, 16);
+      transpose(square);
+      for (int k = 0; k < 4; k++) memcpy(&rows[r + k][x], &square[k], 16);
+    }
+  for (int r = 0; r < height; r++, out += down) {
+    __builtin_prefetch(out + LANES * down, 1, 2);
+    if (along == 1 && width == BLOCK)
+      for (int x = 0; x < BLOCK; x++) put(out + x, rows[r][x]);
+    else
+      for (int x = 0; x < width; x++) put(out + x * along, rows[r][x]);
   }
-}
-
-template <typename T>
-static void put_rows(T *__restrict out, int64_t along, int64_t down, const T *__restrict values,
-                     int count, int rows) {
-  if (rows == LANES && along == 1)
-    for (int x = 0; x < count; x++)
-      for (int r = 0; r < LANES; r++) out[r * down + x] = values[x * LANES + r];
-  else
-    for (int x = 0; x < count; x++)
-      for (int r = 0; r < rows; r++) out[r * down + x * along] = values[x * LANES + r];
 }
 
 template <typename T>
@@ -245,35 +290,75 @@ static void put_padding(T *out, const Plan &p, float value) {
   }
 }
 
+// Memory is slow to begin: this asks, block by block, for what the next LANES rows will read.
+struct Ahead {
+  const uint8_t *from;
+  int64_t bytes;
+
+  Ahead(const uint8_t *plane, int pitch, const int32_t *tables, const Axis &axis, int i) {
+    int last = axis.outputs - 1;
+    int a = tables[axis.first + min_int(i + LANES, last)];
+    int b = tables[axis.first + min_int(i + 2 * LANES - 1, last)];
+    from = plane + (int64_t)min_int(a, b) * pitch;
+    bytes = (int64_t)(max_int(a, b) - min_int(a, b) + axis.taps) * pitch;
+  }
+
+  void fetch(int x, int outputs) const {
+    int64_t end = bytes * min_int(x + BLOCK, outputs) / outputs;
+    for (int64_t k = bytes * x / outputs; k < end; k += 64) __builtin_prefetch(from + k, 0, 2);
+  }
+};
+
 template <typename S, typename T>
 static void letterbox_slot(const uint8_t *y, const uint8_t *u, const uint8_t *v, int y_pitch,
                            int c_pitch, T *out, const Plan &p) {
+  const int32_t *tables = (const int32_t *)&p;
   const int64_t channel = (int64_t)p.height * p.width;
   const int64_t along = p.transposed ? p.width : 1, down = p.transposed ? 1 : p.width;
-  const int width = p.stored_width, half = (width + 1) / 2, outputs = p.luma_x.outputs;
-  Group<T> g(width + 1, outputs);
-  uint32_t *rows = g.rows.get();
-  float *columns = g.columns.get();
-  for (int c = 0; c < 3; c++) put_padding(out + c * channel, p, p.pad[c]);
-  out += (int64_t)p.top * p.width + p.left;
-  for (int i = 0; i < p.luma_y.outputs; i += LANES, out += LANES * down) {
-    blend_rows<S>(rows, width, y, y_pitch, p, p.luma_y, i);
-    resample_rows<1>(g.y.get(), columns, rows, width, p, p.luma_x);
+  const int outputs = p.luma_x.outputs, half = (p.stored_width + 1) / 2;
+  const int room = (2 * half + LANES - 1) / LANES * LANES;
+  const int half_room = (half + LANES - 1) / LANES * LANES;
+  std::vector<uint16_t> memory((LANES + 1) * room);
+  std::vector<Column> columns(room + 2 * half_room);
+  uint16_t *rows = memory.data();
+  Column *ys = columns.data(), *us = ys + room, *vs = us + half_room;
+  auto luma = sampler(p.luma_x), chroma = sampler(p.chroma_x);
+  T *channels[3] = {out + p.red * channel, out + channel, out + p.blue * channel};
+  for (int c = 0; c < 3; c++) {
+    put_padding(channels[c], p, p.pad[c]);
+    channels[c] += (int64_t)p.top * p.width + p.left;
+  }
+  Lanes planes[3][BLOCK] = {}, colors[3][BLOCK];
+  for (int i = 0; i < p.luma_y.outputs; i += LANES) {
+    blend_rows<S>(rows, p.stored_width, room, y, y_pitch, p, p.luma_y, i);
+    interleave<1>(ys, ys, rows, room);
     if (p.c_step == 1) {
-      blend_rows<S>(rows, half, u, c_pitch, p, p.chroma_y, i);
-      resample_rows<1>(g.u.get(), columns, rows, half, p, p.chroma_x);
-      blend_rows<S>(rows, half, v, c_pitch, p, p.chroma_y, i);
-      resample_rows<1>(g.v.get(), columns, rows, half, p, p.chroma_x);
+      blend_rows<S>(rows, half, half_room, u, c_pitch, p, p.chroma_y, i);
+      interleave<1>(us, us, rows, half_room);
+      blend_rows<S>(rows, half, half_room, v, c_pitch, p, p.chroma_y, i);
+      interleave<1>(vs, vs, rows, half_room);
     } else {
-      blend_rows<S>(rows, 2 * half, u < v ? u : v, c_pitch, p, p.chroma_y, i);
-      resample_rows<2>(g.u.get(), columns, rows + (u > v), half, p, p.chroma_x);
-      resample_rows<2>(g.v.get(), columns, rows + (v > u), half, p, p.chroma_x);
+      blend_rows<S>(rows, 2 * half, room, u < v ? u : v, c_pitch, p, p.chroma_y, i);
+      interleave<2>(u < v ? us : vs, u < v ? vs : us, rows, room);
     }
-    T *channels[3] = {g.first.get(), g.second.get(), g.third.get()};
-    convert(channels[0], channels[1], channels[2], g.y.get(), g.u.get(), g.v.get(), LANES * outputs, p);
-    const int filled = min_int(LANES, p.luma_y.outputs - i);
-    for (int c = 0; c < 3; c++)
-      put_rows(out + c * channel, along, down, channels[c], outputs, filled);
+    const Ahead ahead[3] = {{y, y_pitch, tables, p.luma_y, i},
+                            {u, c_pitch, tables, p.chroma_y, i},
+                            {v, c_pitch, tables, p.chroma_y, i}};
+    const int height = min_int(LANES, p.luma_y.outputs - i);
+    for (int x = 0; x < outputs; x += BLOCK) {
+      const int width = min_int(BLOCK, outputs - x);
+      for (const Ahead &a : ahead) a.fetch(x, outputs);
+      luma(planes[0], ys, tables, p.luma_x, x, width);
+      chroma(planes[1], us, tables, p.chroma_x, x, width);
+      chroma(planes[2], vs, tables, p.chroma_x, x, width);
+      for (int k = 0; k < BLOCK; k++) {
+        Lanes rgb[3];
+        to_colors(p, planes[0][k], planes[1][k], planes[2][k], rgb);
+        for (int c = 0; c < 3; c++) colors[c][k] = rgb[c];
+      }
+      for (int c = 0; c < 3; c++)
+        put_block(channels[c] + i * down + x * along, along, down, colors[c], width, height);
+    }
   }
 }
 

@@ -57,7 +57,7 @@ def test_ten_bits_round_to_eight() -> None:
     y = np.arange(64, 941).reshape(1, -1)
     grey = np.full((1, 439), 512)
     picture = run(make_frame(y, grey, grey, "P010"))
-    assert np.abs(picture[0, :, 0] - (y[0] - 64) * 255 / 876).max() < 0.501
+    assert np.abs(picture[0, :, 0] - (y[0] - 64) * 255 / 876).max() < 0.53  # sums are in 32nds
 
 
 def test_twelve_bits_are_read_in_ten() -> None:

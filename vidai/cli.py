@@ -32,7 +32,6 @@ class Cli(click.Group):
     """Turns every error into one sentence; -v shows where it came from."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -350,5 +349,6 @@ def completion(shell: str) -> None:
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command. SIGTERM ends a run as Ctrl-C does: with a playable file."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli.main(prog_name="vidai")

@@ -103,9 +103,10 @@ def _plan(
     plan["excess"] = 2 * WEIGHT + form.bit_depth - SUM
     plan["black"], plan["neutral"] = matrix.black * unit, matrix.neutral * unit
     plan["matrix"] = np.array(matrix.weights) / unit
-    scale, mean, std = spec.scale, np.array(spec.mean), np.array(spec.std)
-    plan["gain"], plan["bias"] = scale / std, -mean / std
-    plan["pad"] = (np.array(spec.pad) * scale - mean) / std
+    order = slice(None, None, 1 if spec.channels == "rgb" else -1)
+    mean, std, pad = (np.array(values)[order] for values in (spec.mean, spec.std, spec.pad))
+    plan["gain"], plan["bias"] = spec.scale / std, -mean / std
+    plan["pad"] = (pad * spec.scale - mean) / std
 
     tables: list[npt.NDArray[np.int32]] = []
     end = _PLAN.itemsize // 4

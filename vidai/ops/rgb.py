@@ -49,11 +49,11 @@ def rgb(frame: Frame) -> Any:
 def _format(device: Device, form: Format, color: Color, orientation: int) -> Any:
     """struct Format of kernels/rgb.cu, in device memory."""
     matrix = color_matrix(color.resolved(form.height), form.bit_depth)
-    luma = round(matrix.weights[0] * (1 << 16))
-    sixteenths = [round(weight * (1 << 12)) for weight in matrix.weights[1:]]
+    unit = 1 << 11 - form.bit_depth
     fields = [
         *(form.width, form.height, orientation, form.bit_depth > 8, form.shift, form.c_step),
-        *(matrix.black, 16 * matrix.neutral, luma, *sixteenths),
+        *(matrix.black, 16 * matrix.neutral, unit),
+        *(round(weight * (1 << 16) / unit) for weight in matrix.weights),
     ]
     return device.to_device(np.array(fields, np.int32))
 
