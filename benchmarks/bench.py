@@ -109,9 +109,7 @@ def limit(clip: str, model: str, frames: int = 150) -> dict[str, float]:
 
         pictures = clock("decode", decode)
         detector([pictures[0]])
-        clock("letterbox", lambda: [detector._batch([p]) for p in pictures])
         found = clock("letterbox, inference, NMS", lambda: [detector([p])[0] for p in pictures])
-        del costs["letterbox"]
         overlay = Overlay()
         pairs = list(zip(pictures, found, strict=True))
         drawn = clock("overlay", lambda: [overlay(p, d) for p, d in pairs])

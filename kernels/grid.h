@@ -47,27 +47,15 @@ typedef unsigned long long uint64_t;
 #endif
 
 // Items, each a struct of integers that begins with a rectangle x0, y0, x1, y1 (luma samples,
-// half open, inside the picture), at the cells of 2x2 luma samples that they touch. Under CUDA
-// a thread owns a cell and walks the items in order; on the host the items come first, so that
-// each visits its own cells only. A cell sees the same items in the same order either way, and
-// no cell reads another, so both give the same picture.
-#if defined(__CUDACC__) || defined(VIDAI_DEVICE_FORM)
-
+// half open, inside the picture), at the cells of 2x2 luma samples that they touch. A thread
+// owns a cell and walks the items in order. On the host the items come first, so that each
+// visits its own cells only: a cell sees the same items in the same order either way, and no
+// cell reads another, so both give the same picture.
 #define FOR_ITEMS_AT_CELLS(Item, item, y, x, ITEMS, COUNT, HEIGHT, WIDTH)          \
   FOR_PIXELS(n_, y, x, 1, ((HEIGHT) + 1) / 2, ((WIDTH) + 1) / 2)                   \
     for (int i_ = 0; i_ < (COUNT); i_++)                                           \
       if (const Item &item = (ITEMS)[i_]; item.x0 < 2 * x + 2 && 2 * x < item.x1 && \
                                           item.y0 < 2 * y + 2 && 2 * y < item.y1)
-
-#else
-
-#define FOR_ITEMS_AT_CELLS(Item, item, y, x, ITEMS, COUNT, HEIGHT, WIDTH) \
-  for (int i_ = 0; i_ < (COUNT); i_++)                                    \
-    if (const Item item = (ITEMS)[i_]; true)                              \
-      for (int y = item.y0 / 2; 2 * y < min_int(item.y1, HEIGHT); y++)    \
-        for (int x = item.x0 / 2; 2 * x < min_int(item.x1, WIDTH); x++)
-
-#endif
 
 FN int min_int(int a, int b) { return a < b ? a : b; }
 FN int max_int(int a, int b) { return a > b ? a : b; }

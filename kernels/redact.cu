@@ -18,6 +18,13 @@ struct Region {
 enum { PIXELATE, BLUR };
 enum { BOX, ELLIPSE };
 
+FN int32_t sum_run(const uint8_t *plane, int64_t pitch, int step, int wide, int shift, int y, int x,
+                   int end) {
+  int32_t sum = 0;
+  for (; x < end; x++) sum += load_sample(plane, pitch, step, wide, shift, y, x);
+  return sum;
+}
+
 // Sums over each row of cells in each block, so that a large block is not one thread's work.
 // A column here is one plane of a block: y, u, v, y, …
 KERNEL(redact_rows)(const uint8_t *__restrict__ y, const uint8_t *__restrict__ u,
@@ -34,11 +41,11 @@ KERNEL(redact_rows)(const uint8_t *__restrict__ y, const uint8_t *__restrict__ u
     int right = min_int((cx + half) * size, luma ? width : (width + 1) / 2);
     const uint8_t *plane = luma ? y : x % 3 == 1 ? u : v;
     int32_t sum = 0;
-    for (int j = cy * size; j < bottom; j++) {
-      const uint8_t *line = plane + (int64_t)j * (luma ? y_pitch : c_pitch);
-      for (int i = cx * size; i < right; i++)
-        sum += load_sample(line, 0, luma ? 1 : c_step, wide, shift, 0, i);
-    }
+    for (int j = cy * size; j < bottom; j++)
+      if (luma || c_step == 1)  // a step that the compiler knows lets it vectorise
+        sum += sum_run(plane, luma ? y_pitch : c_pitch, 1, wide, shift, j, cx * size, right);
+      else
+        sum += sum_run(plane, c_pitch, 2, wide, shift, j, cx * size, right);
     sums[r.sums + row * pitch + x] = sum;
   }
 }
@@ -76,20 +83,13 @@ FN Spot find_spot(const Region &r, int style, int cell, int blocks) {
   return {at, at + 1, (int)(place >> 24) & 255};
 }
 
-FN int value_at(const Region &r, const int32_t *means, Spot down, Spot across, int plane) {
-  const int32_t *from = means + r.means + plane;
-  const int32_t *upper = from + down.at * r.columns * 3, *lower = from + down.next * r.columns * 3;
-  if (!(down.part | across.part)) return upper[across.at * 3];
-  uint32_t high = upper[across.at * 3] * (256 - across.part) + upper[across.next * 3] * across.part;
-  uint32_t low = lower[across.at * 3] * (256 - across.part) + lower[across.next * 3] * across.part;
-  return (int)((high * (256 - down.part) + low * down.part + 32768) >> 16);
-}
+FN int mix(int a, int b, int part) { return a * (256 - part) + b * part; }
 
 // Whether the region covers the centre of luma sample (x, y): for an ellipse of axes a, b,
 // u^2 b^2 + v^2 a^2 <= a^2 b^2, all in half samples.
-FN int covers(const Region &r, int shape, int y, int x) {
-  if (x < r.x0 || x >= r.x1 || y < r.y0 || y >= r.y1) return 0;
-  if (shape == BOX) return 1;
+FN bool covers(const Region &r, int shape, int y, int x) {
+  if (x < r.x0 || x >= r.x1 || y < r.y0 || y >= r.y1) return false;
+  if (shape == BOX) return true;
   int64_t a = r.right - r.left, b = r.bottom - r.top;
   int64_t u = 2 * x + 1 - r.left - r.right, v = 2 * y + 1 - r.top - r.bottom;
   return (uint64_t)(u * u) * (uint64_t)(b * b) + (uint64_t)(v * v) * (uint64_t)(a * a) <=
@@ -98,14 +98,24 @@ FN int covers(const Region &r, int shape, int y, int x) {
 
 // A cell takes one value. Its chroma goes where any of its luma goes, so that no colour of the
 // region shows at the rim.
+#if defined(__CUDACC__) || defined(VIDAI_DEVICE_FORM)
+
+FN int value_at(const Region &r, const int32_t *means, Spot down, Spot across, int plane) {
+  const int32_t *from = means + r.means + plane;
+  const int32_t *upper = from + down.at * r.columns * 3, *lower = from + down.next * r.columns * 3;
+  int left = mix(upper[across.at * 3], lower[across.at * 3], down.part);
+  int right = mix(upper[across.next * 3], lower[across.next * 3], down.part);
+  return (mix(left, right, across.part) + 32768) >> 16;
+}
+
 KERNEL(redact_apply)(uint8_t *__restrict__ y, uint8_t *__restrict__ u, uint8_t *__restrict__ v,
                      int y_pitch, int c_pitch, int c_step, int wide, int shift, int width,
                      int height, const Region *__restrict__ regions, int count, int style,
                      int shape, const int32_t *__restrict__ means) {
   FOR_ITEMS_AT_CELLS(Region, r, cy, cx, regions, count, height, width) {
     int top = 2 * cy, left = 2 * cx;
-    int a = covers(r, shape, top, left), b = covers(r, shape, top, left + 1);
-    int c = covers(r, shape, top + 1, left), d = covers(r, shape, top + 1, left + 1);
+    bool a = covers(r, shape, top, left), b = covers(r, shape, top, left + 1);
+    bool c = covers(r, shape, top + 1, left), d = covers(r, shape, top + 1, left + 1);
     if (!(a | b | c | d)) continue;
     Spot down = find_spot(r, style, cy - r.y0 / 2, r.rows);
     Spot across = find_spot(r, style, cx - r.x0 / 2, r.columns);
@@ -118,3 +128,54 @@ KERNEL(redact_apply)(uint8_t *__restrict__ y, uint8_t *__restrict__ u, uint8_t *
     store_sample(v, c_pitch, c_step, wide, shift, cy, cx, value_at(r, means, down, across, 2));
   }
 }
+
+#else
+
+// The host's own traversal: what a row, or a column, of cells shares is made once for it.
+#include <vector>
+
+// The luma samples of row y that the region covers, of which none lies apart from the others.
+struct Span {
+  int begin, end;
+  Span(const Region &r, int shape, int y) : begin(r.x0), end(r.x1) {
+    while (begin < end && !covers(r, shape, y, begin)) begin++;
+    while (begin < end && !covers(r, shape, y, end - 1)) end--;
+  }
+  bool has(int x) const { return x >= begin && x < end; }
+};
+
+KERNEL(redact_apply)(uint8_t *__restrict__ y, uint8_t *__restrict__ u, uint8_t *__restrict__ v,
+                     int y_pitch, int c_pitch, int c_step, int wide, int shift, int, int,
+                     const Region *__restrict__ regions, int count, int style, int shape,
+                     const int32_t *__restrict__ means) {
+  for (int n = 0; n < count; n++) {
+    const Region r = regions[n];
+    std::vector<Spot> columns;
+    for (int cx = r.x0 / 2; 2 * cx < r.x1; cx++)
+      columns.push_back(find_spot(r, style, cx - r.x0 / 2, r.columns));
+    std::vector<int> line(3 * r.columns);
+    for (int cy = r.y0 / 2; 2 * cy < r.y1; cy++) {
+      const Span upper(r, shape, 2 * cy), lower(r, shape, 2 * cy + 1);
+      const Spot down = find_spot(r, style, cy - r.y0 / 2, r.rows);
+      const int32_t *above = means + r.means + down.at * 3 * r.columns;
+      const int32_t *below = means + r.means + down.next * 3 * r.columns;
+      for (int k = 0; k < 3 * r.columns; k++) line[k] = mix(above[k], below[k], down.part);
+      for (int cx = r.x0 / 2; 2 * cx < r.x1; cx++) {
+        int x = 2 * cx, values[3];
+        bool a = upper.has(x), b = upper.has(x + 1), c = lower.has(x), d = lower.has(x + 1);
+        if (!(a | b | c | d)) continue;
+        const Spot across = columns[cx - r.x0 / 2];
+        const int *left = &line[3 * across.at], *right = &line[3 * across.next];
+        for (int k = 0; k < 3; k++) values[k] = (mix(left[k], right[k], across.part) + 32768) >> 16;
+        if (a) store_sample(y, y_pitch, 1, wide, shift, 2 * cy, x, values[0]);
+        if (b) store_sample(y, y_pitch, 1, wide, shift, 2 * cy, x + 1, values[0]);
+        if (c) store_sample(y, y_pitch, 1, wide, shift, 2 * cy + 1, x, values[0]);
+        if (d) store_sample(y, y_pitch, 1, wide, shift, 2 * cy + 1, x + 1, values[0]);
+        store_sample(u, c_pitch, c_step, wide, shift, cy, cx, values[1]);
+        store_sample(v, c_pitch, c_step, wide, shift, cy, cx, values[2]);
+      }
+    }
+  }
+}
+
+#endif

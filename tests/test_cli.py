@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from tests.media import make_clip, video_times
 from tests.squares import squares_clip
+from vidai import terminal
 from vidai.cli import cli
+from vidai.report import Report
 
 
 def vidai(*args: object) -> Result:
@@ -219,6 +221,47 @@ def test_an_interrupt_while_the_model_loads_is_quiet(tmp_path: Path) -> None:
     assert process.returncode in (1, 130)
     assert "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "model.onnx"]
+
+
+def test_head_may_close_the_pipe(clip: Path, tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "vidai", "run", str(clip), "--model", str(tiny_model), "-q"]
+    process = subprocess.Popen(
+        [*command, "--records", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+    process.stderr.close()
+
+
+def test_a_closed_stdout_is_one_sentence(clip: Path, tiny_model: Path) -> None:
+    command = f"{sys.executable} -m vidai run {clip} --model {tiny_model} --records - >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "vidai: cannot write to the standard output: it is closed\n"
+
+
+def test_the_input_is_looked_at_before_a_model_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDAI_CACHE", str(tmp_path / "cache"))
+    result = vidai("run", tmp_path / "missing.mp4", tmp_path / "o.mp4", "--model", "yolox-x")
+    assert "missing.mp4" in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_class_names_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    report = Report("in.mp4", outputs=["[red].mp4"], model="m")
+    report.detections["[/x] red"] = 3
+    report.ledger.processed = 1
+    report.warnings.append("[/y] is odd")
+    with terminal.frames(False) as show:
+        assert show is not None
+        show(report)
+    terminal.summary(report)
 
 
 def test_verbose_shows_where_an_error_comes_from(tmp_path: Path) -> None:

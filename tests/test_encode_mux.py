@@ -27,12 +27,13 @@ from tests.media import (
 )
 from tests.test_decode import frames_of, truth_of
 from vidai.device import Device, EncoderSettings
-from vidai.devices.cpu.codecs import CpuDecoder, CpuEncoder, private_copy
+from vidai.devices.cpu.codecs import CpuEncoder, private_copy
 from vidai.errors import ConfigError, EncodeError, SinkError
+from vidai.pipeline import Pipeline
 from vidai.sinks.jsonl import JsonLines
 from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
-from vidai.types import Detections, Frame
+from vidai.types import Detections
 
 
 def convert(
@@ -47,29 +48,12 @@ def convert(
     overwrite: bool = False,
     **cut: float,
 ) -> VideoFile:
-    """The whole way, as a pipeline does it."""
+    """The whole way, with a copy of each frame if wanted."""
     with FileSource(source_path, **cut) as source:
         sink = VideoFile(path, codec=codec, quality=quality, audio=audio, overwrite=overwrite)
-        sink.check(source)
-        sink.open(source, device)
-        try:
-            decoder = CpuDecoder(device, source.video, source.info)
-
-            def put(frames: list[Frame]) -> None:
-                for frame in frames:
-                    if source.keeps(frame.pts, frame.info.time_base):
-                        sink.write(private_copy(frame) if copy else frame)
-
-            for packet in source.packets():
-                if packet.stream is source.video:
-                    put(decoder.decode(packet))
-                else:
-                    sink.write_packet(packet)
-            put(decoder.decode(None))
-            assert sink.close() == os.path.realpath(path)
-        except BaseException:
-            sink.abort()
-            raise
+        steps = [lambda frame, _: private_copy(frame)] if copy else []
+        report = Pipeline(source, device=device, steps=steps, sinks=[sink]).run()
+        assert report.outputs == [os.path.realpath(path)]
     return sink
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +88,6 @@ def test_detections_are_upright_whatever_the_rotation(
 
 def test_output_has_the_sources_times_and_sound(tmp_path: Path, tiny_model: Path) -> None:
     pts = [0, 7, 8, 30, 31, 90, 91, 92, 200, 201]  # of 1/100 s: a variable frame rate
-    from fractions import Fraction
-
     clip = squares_clip(
         tmp_path / "in.mp4", frames=10, pts=pts, time_base=Fraction(1, 100), audio="aac"
     )
@@ -246,6 +248,174 @@ def test_unknown_classes_and_values_out_of_range(tiny_model: Path) -> None:
         vidai.Detector(tiny_model, conf=1.5)
     detector = vidai.Detector(tiny_model, classes=["green", 2, "0"])
     assert detector.classes == frozenset({0, 1, 2})
+
+
+def sound_end(path: Path) -> float:
+    with av.open(str(path)) as container:
+        ends = [
+            (p.pts + (p.duration or 0)) * p.time_base for p in container.demux(audio=0) if p.pts
+        ]
+        return float(max(ends))
+
+
+def test_max_frames_ends_the_sound_with_the_picture(tmp_path: Path, tiny_model: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=100, audio="aac")
+    out = tmp_path / "out.mp4"
+    vidai.run(clip, out, model=tiny_model, max_frames=25)
+    assert video_times(out)[-1] == Fraction(24, 25)
+    assert 0.95 < sound_end(out) < 1.05
+
+
+def test_a_cut_of_a_loosely_interleaved_file_keeps_its_sound(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """All the sound lies before the picture in this file."""
+    clip = squares_clip(tmp_path / "in.mkv", frames=120, audio="aac", options={"g": "10"})
+    out = tmp_path / "out.mkv"
+    vidai.run(clip, out, model=tiny_model, start=3.0, end=4.0)
+    assert len(video_times(out)) == 25
+    assert 0.95 < sound_end(out) < 1.05
+
+
+def test_two_video_files_of_one_run_are_equal(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=60, audio="aac")
+    paths = [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+    with vidai.FileSource(clip, start=1.0) as source:
+        vidai.Pipeline(source, sinks=[vidai.VideoFile(p) for p in paths]).run()
+    sounds = [packet_bytes(p, "audio") for p in paths]
+    assert sounds[0] == sounds[1]
+    assert len(sounds[0][0]) > 50
+
+
+def test_a_cut_moves_sound_and_picture_by_one_time(tmp_path: Path) -> None:
+    """At one frame a second the cut begins with the first picture after its start."""
+    clip = squares_clip(tmp_path / "in.mp4", frames=8, rate=1, audio="aac", options={"g": "1"})
+    out = tmp_path / "out.mp4"
+    with vidai.FileSource(clip, start=2.5) as source:
+        vidai.Pipeline(source, sinks=[vidai.VideoFile(out)]).run()
+    assert video_times(out) == [Fraction(i) for i in range(5)]
+    with av.open(str(clip)) as before, av.open(str(out)) as after:
+        sounds = [
+            {bytes(p): p.pts or 0 for p in c.demux(audio=0) if p.size} for c in (before, after)
+        ]
+    moved = {sounds[0][data] - pts for data, pts in sounds[1].items()}
+    assert moved == {3 * 48000}
+
+
+def test_sound_with_unnamed_channels_goes_into_mp4(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.avi", frames=25, codec="mpeg4", pix_fmt="yuv420p",
+                        audio="pcm_s16le", options={})  # fmt: skip
+    out = tmp_path / "out.mp4"
+    vidai.Pipeline(str(clip), sinks=[vidai.VideoFile(out)]).run()
+    joined = [b"".join(packet_bytes(p, "audio")[0]) for p in (clip, out)]
+    assert joined[0] == joined[1]
+
+
+def test_an_error_in_progress_ends_the_run(tmp_path: Path, tiny_model: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=2000)
+
+    def progress(_: vidai.Report) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        vidai.run(clip, tmp_path / "o.mp4", model=tiny_model, progress=progress)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_stop_leaves_a_partial_file(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=200)
+    pipeline: vidai.Pipeline
+
+    def step(frame: Frame, _: Detections) -> Frame:
+        if frame.index == 5:
+            pipeline.stop()
+        return frame
+
+    pipeline = vidai.Pipeline(str(clip), steps=[step], sinks=[vidai.VideoFile(tmp_path / "o.mp4")])
+    report = pipeline.run()
+    assert report.interrupted
+    assert report.ledger.balanced
+    assert report.outputs == [str(tmp_path / "o.partial.mp4")]
+    assert 5 < len(video_times(tmp_path / "o.partial.mp4")) < 200
+
+
+def test_a_pipeline_runs_once(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=2)
+    pipeline = vidai.Pipeline(str(clip))
+    pipeline.run()
+    with pytest.raises(ConfigError, match="runs once"):
+        pipeline.run()
+
+
+def test_a_loop_left_open_does_not_keep_the_program_alive(tmp_path: Path, tiny_model: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=2000)
+    code = f"import vidai; g = vidai.detect({str(clip)!r}, model={str(tiny_model)!r}); next(g)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_detect_warns_of_damage(tmp_path: Path, tiny_model: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", frames=60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert list(vidai.detect(clip, model=tiny_model))
+    with pytest.raises(DecodeError, match="strict"):
+        list(vidai.detect(clip, model=tiny_model, strict=True))
+
+
+def test_a_failed_run_is_reported_too(tmp_path: Path, tiny_model: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", frames=60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    report = tmp_path / "report.json"
+    with pytest.raises(DecodeError):
+        vidai.run(clip, tmp_path / "o.mp4", model=tiny_model, strict=True, report=report)
+    account = json.loads(report.read_text())
+    assert "damaged" in account["error"]
+    assert account["outputs"] == []
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_outputs_of_one_name_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=2)
+    one = tmp_path / "one.mp4"
+    for names in ({"records": one}, {"report": one}):
+        with pytest.raises(ConfigError, match="two outputs"):
+            vidai.run(clip, one, model=tiny_model, **names)  # type: ignore[arg-type]
+        assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_detectors_keep_their_sessions(tmp_path: Path, tiny_model: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=30)
+    detector = vidai.Detector(tiny_model)
+    made = 0
+    session = detector.device.session
+
+    def counted(model: bytes) -> Any:
+        nonlocal made
+        made += 1
+        return session(model)
+
+    detector.device.session = counted  # type: ignore[method-assign]
+    for _ in range(4):
+        vidai.Pipeline(str(clip), detector).run()
+    assert made <= detector.device.workers
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_max_frames_is_positive(value: int, tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=2)
+    with pytest.raises(ConfigError, match="max_frames"):
+        vidai.Pipeline(str(clip), max_frames=value)
+
+
+def test_classes_may_be_text_or_numpy_and_never_nothing(tiny_model: Path) -> None:
+    assert vidai.Detector(tiny_model, classes="red, blue").classes == frozenset({0, 2})
+    assert vidai.Detector(tiny_model, classes=np.array([0, 1])).classes == frozenset({0, 1})
+    empties: list[Any] = [[], "", ","]
+    for empty in empties:
+        with pytest.raises(ConfigError, match="none"):
+            vidai.Detector(tiny_model, classes=empty)
+    with pytest.raises(ConfigError, match="did you mean green"):
+        vidai.Detector(tiny_model, classes=["gren"])
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,20 @@ its detections."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vidai.config import load_config
 from vidai.detector import Detector
 from vidai.device import Device, open_device
+from vidai.errors import ConfigError, VidaiError
 from vidai.pipeline import Pipeline, Sink
 from vidai.report import Report
 from vidai.sinks.jsonl import JsonLines
-from vidai.sinks.target import check_target
+from vidai.sinks.target import Target
 from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
 from vidai.steps import steps_from
@@ -45,23 +48,24 @@ def run(
     strict: bool = False,
     overwrite: bool = False,
     progress: Callable[[Report], None] | None = None,
+    download: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Run a video file through a pipeline and return the report.
 
     output: annotated video (.mp4, .mov, .mkv, .webm), None to draw and encode nothing.
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
     conf, iou and classes override what it says. records: one JSON line a frame. report:
-    the returned report as JSON. codec: "h264", "hevc", "av1"; quality: its CRF, lower is
-    better; preset: the encoder's own. start, end: seconds from the beginning. progress:
-    called about ten times a second. Nothing that exists is overwritten unless overwrite
-    is true. Raises VidaiError.
+    the returned report as JSON, also when the run fails. codec: "h264", "hevc", "av1";
+    quality: its CRF, lower is better; preset: the encoder's own. start, end: seconds from
+    the beginning. strict: damaged input is an error. progress: called about ten times a
+    second with the report; download: with bytes done and in all while a catalog model is
+    fetched. Nothing that exists is overwritten unless overwrite is true. Raises VidaiError.
     """
+    _check_distinct(output, records, report)
     config = load_config(pipeline)
     steps = steps_from(config.steps)
-    if report is not None:
-        check_target(Path(report), overwrite=overwrite, source=Path(input))
     opened = open_device(device) if isinstance(device, str) else device
-    with FileSource(input, start=start, end=end) as source:
+    with FileSource(input, start=start, end=end) as source, ExitStack() as undo:
         sinks: list[Sink] = []
         if records is not None:
             sinks.append(JsonLines(records, overwrite=overwrite))
@@ -78,25 +82,42 @@ def run(
             )
         for sink in sinks:
             sink.check(source)
-        detector = Detector(
-            config.model if model is None else model,
-            family=family or (config.family if model is None else None),
-            device=opened,
-            conf=config.conf if conf is None else conf,
-            iou=config.iou if iou is None else iou,
-            classes=config.classes if classes is None else classes,
-        )
-        finished = Pipeline(
+        account = None
+        if report is not None:
+            account = Target(report, overwrite=overwrite, source=source.path)
+            undo.callback(account.discard)
+        running = Pipeline(
             source,
-            detector,
+            Detector(
+                config.model if model is None else model,
+                family=family or (config.family if model is None else None),
+                device=opened,
+                conf=config.conf if conf is None else conf,
+                iou=config.iou if iou is None else iou,
+                classes=config.classes if classes is None else classes,
+                download=download,
+            ),
             steps=steps if output is not None else (),
             sinks=sinks,
             max_frames=max_frames,
             strict=strict,
-        ).run(progress)
-    if report is not None:
-        finished.save(report)
-    return finished
+        )
+        try:
+            return running.run(progress)
+        except VidaiError as error:
+            running.report.error = str(error)
+            raise
+        finally:
+            if account is not None:
+                account.temporary.write_text(running.report.to_json(), encoding="utf-8")
+                account.commit()
+
+
+def _check_distinct(*outputs: PathLike | None) -> None:
+    paths = [os.path.realpath(path) for path in outputs if path is not None and str(path) != "-"]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(f"two outputs are named {path}: choose another name for one")
 
 
 def detect(
@@ -111,15 +132,20 @@ def detect(
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
+    strict: bool = False,
 ) -> Iterator[tuple[Frame, Detections]]:
     """Loop over a video: `for frame, detections in vidai.detect("in.mp4"): …`.
 
-    Frames come in order while the next ones are decoded and inferred. The options are
-    those of `run`. Raises VidaiError.
+    Frames come in order while the next ones are decoded and inferred; they stay valid for
+    as long as you keep them. The options are those of `run`. Damaged input gives what can
+    be read and a warning; strict makes it a DecodeError. Raises VidaiError.
     """
     with FileSource(input, start=start, end=end) as source:
         detector = Detector(
             model, family=family, device=device, conf=conf, iou=iou, classes=classes
         )
-        with closing(Pipeline(source, detector, max_frames=max_frames).results()) as results:
+        pipeline = Pipeline(source, detector, max_frames=max_frames, strict=strict)
+        with closing(pipeline.results()) as results:
             yield from results
+        if told := pipeline.damage():
+            warnings.warn(told, stacklevel=2)

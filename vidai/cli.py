@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from vidai.config import load_config, pipeline_names
+from vidai.config import pipeline_names
 from vidai.errors import VidaiError
 
 EXIT_DAMAGED = 3
@@ -37,11 +39,13 @@ class Cli(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("vidai: interrupted, nothing was written", err=True)
+            click.echo("vidai: interrupted, nothing is left", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            raise
         except Exception as error:
+            if isinstance(error.__cause__ or error, BrokenPipeError):
+                # Whoever read our output has seen enough, as `head` does.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                ctx.exit(1)
             if ctx.meta.get("verbose"):
                 traceback.print_exc()
             if isinstance(error, VidaiError):
@@ -194,13 +198,14 @@ def run(
 
     if options["output"] is None and options["records"] is None and options["report"] is None:
         raise click.UsageError("nothing to write: give OUTPUT, --records or --report")
-    model = model or load_config(options["pipeline"]).model
-    with terminal.download(quiet) as on_download:
-        from vidai.models.catalog import resolve
-
-        resolve(model, on_download)
-    with terminal.frames(quiet) as on_report:
-        report = api.run(model=model, audio=not no_audio, progress=on_report, **options)
+    with terminal.download(quiet) as on_download, terminal.frames(quiet) as on_report:
+        report = api.run(
+            model=model,
+            audio=not no_audio,
+            progress=on_report,
+            download=on_download,
+            **options,
+        )
     if not quiet:
         terminal.summary(report)
     if report.interrupted:
@@ -224,7 +229,7 @@ def probe(input: Path, as_json: bool) -> None:  # noqa: A002
 
     found = probe_file(input)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(found, indent=2))
         return
     video = found["video"]
     seconds = "unknown" if found["duration"] is None else f"{found['duration']:.2f} s"
@@ -350,5 +355,7 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Entry point of the command. SIGTERM ends a run as Ctrl-C does: with a playable file."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup's wish stays
+            signal.signal(number, signal.default_int_handler)
     cli.main(prog_name="vidai")

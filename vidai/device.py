@@ -39,6 +39,8 @@ class Decoder(Protocol):
 class Encoder(Protocol):
     """Frames in, packets of one output stream out."""
 
+    moved: int  # frames whose pts did not come after the one before
+
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Create the output stream, tagged like the source. Raises EncodeError."""
         ...

@@ -12,13 +12,16 @@ between the frames and are never decoded.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from concurrent.futures import Future, wait
+from contextlib import closing, suppress
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
@@ -26,18 +29,19 @@ import av
 
 from vidai.detector import Detector
 from vidai.device import Device, open_device
-from vidai.errors import DecodeError
+from vidai.errors import ConfigError, DecodeError
 from vidai.report import Report
 from vidai.sources.file import FileSource
 from vidai.types import Detections, Frame
 
 Item: TypeAlias = "Frame | av.Packet[Any]"
 Detected: TypeAlias = "tuple[Detections, float]"  # and the seconds that it took
+Ready: TypeAlias = "queue.SimpleQueue[tuple[Item | None, Future[Detected] | None] | None]"
 Step = Callable[[Frame, Detections], Frame]
 
 
 class Sink(Protocol):
-    """Takes what comes out of a pipeline. Exactly one of close and abort ends it."""
+    """Takes what comes out of a pipeline: check, open, then writes, then close or abort."""
 
     warnings: list[str]
 
@@ -50,7 +54,10 @@ class Sink(Protocol):
     def write(self, frame: Frame, detections: Detections) -> None: ...
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
-        """A packet of another stream of the source, in the source's order."""
+        """A packet of another stream of the source; it follows the frame that it begins with.
+
+        The packet is shared with the other sinks: leave it as it is.
+        """
         ...
 
     def close(self, *, partial: bool = False) -> str:
@@ -58,17 +65,71 @@ class Sink(Protocol):
         ...
 
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind. May come at any time; after close it does nothing."""
         ...
+
+
+class _Workers:
+    """Threads that call a function on what they are given, and answer with futures.
+
+    They are daemons, unlike those of concurrent.futures, for which the interpreter waits at
+    its end: a program that leaves a loop over results unfinished would never end.
+    """
+
+    def __init__(self, count: int, work: Callable[[Frame], Detected]) -> None:
+        self._work = work
+        self._jobs: queue.SimpleQueue[tuple[Frame, Future[Detected]] | None] = queue.SimpleQueue()
+        self._threads = [_daemon("vidai-detector", self._serve) for _ in range(count)]
+
+    def submit(self, frame: Frame) -> Future[Detected]:
+        future: Future[Detected] = Future()
+        self._jobs.put((frame, future))
+        return future
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            frame, future = job
+            try:
+                future.set_result(self._work(frame))
+            except BaseException as error:
+                future.set_exception(error)
+            del job, frame, future  # else the last frame's memory stays until the next
+
+    def close(self) -> None:
+        """End the threads once their current frame is done; what waits is forgotten."""
+        with suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+# A loop that a program left open still has threads inside native code, which must not be
+# torn down with the interpreter around them.
+_unfinished: set[Callable[[], None]] = set()
+
+
+@atexit.register
+def _end_unfinished() -> None:
+    for end in list(_unfinished):
+        end()
 
 
 class Pipeline:
     """One pass of one source through a detector, steps that change frames, and sinks.
 
-    source: a path or an open FileSource. detector: None lets frames through with no
-    detections. steps: called in order as `frame = step(frame, detections)`. max_frames:
-    stop after so many. strict: damaged input is a DecodeError instead of a count in the
-    report.
+    source: a path, or an open FileSource, which stays open. detector: None lets frames
+    through with no detections. steps: called in order as `frame = step(frame, detections)`.
+    max_frames: stop after so many. strict: damaged input is a DecodeError instead of a
+    count in the report.
     """
 
     def __init__(
@@ -87,6 +148,8 @@ class Pipeline:
         self.steps = tuple(steps)
         self.sinks = tuple(sinks)
         self.device = device or (detector.device if detector else open_device())
+        if max_frames is not None and max_frames < 1:
+            raise ConfigError(f"max_frames is a number from 1 up, not {max_frames}")
         self.max_frames = max_frames
         self.strict = strict
         info = self.source.info
@@ -99,62 +162,96 @@ class Pipeline:
             source_codec=info.codec,
             expected_frames=_expected_frames(self.source, max_frames),
         )
+        self._own_source = not isinstance(source, FileSource)
+        self._used = False
+        self._end: Fraction | None = None  # where a cut ends, once it is known
         self._stop = threading.Event()
         self._abandon = threading.Event()
 
     def run(self, progress: Callable[[Report], None] | None = None) -> Report:
-        """Process everything and return the report.
+        """Process everything and return the report. A pipeline runs once.
 
-        progress is called about ten times a second with the report as it grows.
-        KeyboardInterrupt ends the run early and leaves a playable output, under a name
-        that says it is partial; a second one gives up and leaves nothing. Raises
-        StreamError; then, too, no sink leaves anything behind.
+        progress is called about ten times a second with the report as it grows; what it
+        raises ends the run, and nothing is left. KeyboardInterrupt (and `stop`) end the run
+        early and leave a playable output, under a name that says it is partial; a second
+        KeyboardInterrupt gives up and leaves nothing. Raises ConfigError before anything is
+        written, StreamError later; then no sink that was not finished leaves anything.
         """
-        with ThreadPoolExecutor(1, "vidai-writer") as executor:
-            writer = executor.submit(self._write_all)
+        for sink in self.sinks:
+            sink.check(self.source)
+        outcome: Future[None] = Future()
+        writer = _daemon("vidai-writer", self._write_all, outcome)
+        try:
+            self._wait(outcome, progress)
+        except KeyboardInterrupt:
+            self.stop()
             try:
-                self._wait(writer, progress)
+                self._wait(outcome, progress)
             except KeyboardInterrupt:
-                self.report.interrupted = True
-                self._stop.set()
-                try:
-                    self._wait(writer, progress)
-                except KeyboardInterrupt:
-                    self._abandon.set()
-                    raise
+                self._abandon.set()
+                self._wait(outcome, None)  # returns if all was finished meanwhile
+        except BaseException:
+            self._abandon.set()
+            self._stop.set()
+            wait([outcome])
+            raise
+        finally:
+            if outcome.done():
+                writer.join()
         return self.report
 
     def results(self) -> Generator[tuple[Frame, Detections], None, None]:
-        """Frames with their detections, in order, as they become ready."""
+        """Frames with their detections, in order, as they become ready. Steps and sinks
+        take no part. A pipeline runs once."""
         with closing(self._ordered()) as ordered:
             for item, detections, _ in ordered:
                 if isinstance(item, Frame):
+                    self.report.ledger.processed += 1
                     yield item, detections
 
     def stop(self) -> None:
         """End the run after the frames that are in flight; safe from any thread."""
+        self.report.interrupted = True
         self._stop.set()
 
     # Reader thread: packets to frames, each handed to the detector's threads at once.
 
-    def _read(
-        self,
-        pool: ThreadPoolExecutor,
-        window: threading.Semaphore,
-        ready: queue.SimpleQueue[tuple[Item, Future[Detected] | None] | None],
-    ) -> None:
+    def _read(self, workers: _Workers, window: threading.Semaphore, ready: Ready) -> None:
         try:
-            for item in self._selected():
+            for item in self._in_step():
                 if not isinstance(item, Frame):
                     ready.put((item, None))
                     continue
                 window.acquire()
                 if self._stop.is_set():
-                    return
+                    break
                 self.report.ledger.received += 1
-                ready.put((item, pool.submit(self._detect, item)))
+                ready.put((item, workers.submit(item)))
+        except BaseException as error:
+            failed: Future[Detected] = Future()
+            failed.set_exception(error)
+            ready.put((None, failed))
         finally:
             ready.put(None)
+
+    def _in_step(self) -> Iterator[Item]:
+        """Frames and packets of the other streams, each packet after the frame of its time.
+
+        So a run that ends early, for whatever reason, ends all streams at one time.
+        """
+        held: dict[int, deque[av.Packet[Any]]] = {}  # by stream
+        for item in self._selected():
+            if not isinstance(item, Frame):
+                held.setdefault(item.stream_index, deque()).append(item)
+                continue
+            yield item
+            now = item.pts * item.info.time_base
+            for packets in held.values():
+                while packets and _time_of(packets[0]) <= now:
+                    yield packets.popleft()
+        if not self._stop.is_set():
+            rest = chain.from_iterable(held.values())
+            yield from (p for p in rest if self._end is None or _time_of(p) < self._end)
 
     def _selected(self) -> Iterator[Item]:
         """Frames from start to end, numbered from 0, and the other streams' packets between."""
@@ -164,6 +261,7 @@ class Pipeline:
             if not isinstance(item, Frame):
                 yield item
             elif count == self.max_frames or source.ends_before(item):
+                self._end = item.pts * item.info.time_base
                 return
             elif source.keeps(item.pts, item.info.time_base):
                 yield replace(item, index=count)
@@ -194,72 +292,91 @@ class Pipeline:
     # Consumer: everything in the order in which it was read.
 
     def _ordered(self) -> Generator[tuple[Item, Detections, float], None, None]:
-        workers = self.device.workers if self.detector else 1
-        window = threading.Semaphore(2 * workers + 2)
-        ready: queue.SimpleQueue[tuple[Item, Future[Detected] | None] | None] = queue.SimpleQueue()
+        if self._used:
+            raise ConfigError("a pipeline runs once: make another one")
+        self._used = True
+        count = self.device.workers if self.detector else 1
+        window = threading.Semaphore(2 * count + 2)
+        ready: Ready = queue.SimpleQueue()
         nothing = Detections.empty()
-        with (
-            ThreadPoolExecutor(workers, "vidai-detector") as pool,
-            ThreadPoolExecutor(1, "vidai-reader") as reader_pool,
-        ):
-            reader = reader_pool.submit(self._read, pool, window, ready)
-            try:
-                while (entry := ready.get()) is not None:
-                    item, future = entry
-                    if future is None:
-                        yield item, nothing, 0.0
-                        continue
-                    detections, seconds = future.result()
+        workers = _Workers(count, self._detect)
+        reader = _daemon("vidai-reader", self._read, workers, window, ready)
+
+        def end() -> None:
+            self._stop.set()
+            window.release()
+            reader.join()
+            workers.close()
+
+        _unfinished.add(end)
+        try:
+            while (entry := ready.get()) is not None:
+                item, future = entry
+                detections, seconds = future.result() if future else (nothing, 0.0)
+                if isinstance(item, Frame):
                     window.release()
+                if item is not None:
                     yield item, detections, seconds
-                reader.result()
-            finally:
-                self._stop.set()
-                window.release()
-                pool.shutdown(wait=False, cancel_futures=True)
+        finally:
+            end()
+            _unfinished.discard(end)
+            if self._own_source:
+                self.source.close()
 
     # Writer thread of run().
 
-    def _write_all(self) -> None:
-        report = self.report
-        started, cpu_before = time.perf_counter(), time.process_time()
+    def _write_all(self, outcome: Future[None]) -> None:
         try:
-            for sink in self.sinks:
-                sink.open(self.source, self.device)
-            with closing(self._ordered()) as ordered:
-                for item, detections, seconds in ordered:
-                    if self._abandon.is_set():
-                        raise KeyboardInterrupt
-                    if not isinstance(item, Frame):
-                        for sink in self.sinks:
-                            sink.write_packet(item)
-                        continue
-                    report.stages["detect"] += seconds
-                    self._write(item, detections)
-                    report.seconds = time.perf_counter() - started
-                    report.first_frame_seconds = report.first_frame_seconds or report.seconds
-            if not report.ledger.processed:
-                if not report.interrupted:
-                    raise DecodeError(self._nothing_decoded())
-                for sink in self.sinks:
-                    sink.abort()
-                return
-            for sink in self.sinks:
-                report.outputs.append(sink.close(partial=report.interrupted))
-        except BaseException:
+            self._write_through()
+        except BaseException as error:
             for sink in self.sinks:
                 sink.abort()
-            raise
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    def _write_through(self) -> None:
+        report = self.report
+        started, cpu_before = time.perf_counter(), time.process_time()
+        for sink in self.sinks:
+            sink.open(self.source, self.device)
+        with closing(self._ordered()) as ordered:
+            for item, detections, seconds in ordered:
+                if self._abandon.is_set():
+                    raise KeyboardInterrupt
+                if not isinstance(item, Frame):
+                    for sink in self.sinks:
+                        sink.write_packet(item)
+                    continue
+                report.stages["detect"] += seconds
+                self._write(item, detections)
+                report.seconds = time.perf_counter() - started
+                report.first_frame_seconds = report.first_frame_seconds or report.seconds
+        if self._abandon.is_set():
+            raise KeyboardInterrupt
+        if report.ledger.processed:
+            report.outputs += [sink.close(partial=report.interrupted) for sink in self.sinks]
+        elif not report.interrupted:
+            raise DecodeError(self._nothing_decoded())
+        else:
+            for sink in self.sinks:
+                sink.abort()
         report.seconds = time.perf_counter() - started
         report.cpu_seconds = time.process_time() - cpu_before
-        if report.damaged:
-            cause = f" ({self.source.damage})" if self.source.damage else ""
-            report.warnings.append(
-                f"{self.source.path} is damaged{cause}: {report.damaged} packets or frames could "
-                f"not be read whole, what could was processed"
-            )
+        if told := self.damage():
+            report.warnings.append(told)
         for sink in self.sinks:
             report.warnings += sink.warnings
+
+    def damage(self) -> str | None:
+        """What is wrong with the input, as far as it has been read; None while all is well."""
+        if not self.report.damaged:
+            return None
+        cause = f" ({self.source.damage})" if self.source.damage else ""
+        return (
+            f"{self.source.path} is damaged{cause}: {self.report.damaged} packets or frames could "
+            f"not be read whole, what could was processed"
+        )
 
     def _write(self, frame: Frame, detections: Detections) -> None:
         report = self.report
@@ -279,11 +396,17 @@ class Pipeline:
             return f"no frame of {self.source.path} could be decoded: the file is damaged"
         return f"{self.source.path} has no frame in the part that was asked for"
 
-    def _wait(self, writer: Future[None], progress: Callable[[Report], None] | None) -> None:
-        while not wait([writer], timeout=0.1).done:
+    def _wait(self, outcome: Future[None], progress: Callable[[Report], None] | None) -> None:
+        while not wait([outcome], timeout=0.1).done:
             if progress:
                 progress(self.report)
-        writer.result()
+        outcome.result()
+
+
+def _time_of(packet: av.Packet[Any]) -> Fraction:
+    """When the packet begins, in s; one without a time goes out at once."""
+    ticks = packet.dts if packet.pts is None else packet.pts
+    return Fraction(-1 << 40) if ticks is None else ticks * packet.time_base
 
 
 def _expected_frames(source: FileSource, max_frames: int | None) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 STAGES = ("decode", "detect", "draw", "encode")
@@ -38,6 +37,8 @@ class Report:
     each stage was busy, summed over its threads. detections: count by class name.
     damaged: packets or frames of the input that could not be read whole.
     expected_frames: an estimate from the container, None when it does not say.
+    interrupted: stopped before the end, by Ctrl-C or Pipeline.stop. error: why the run
+    failed, None when it did not.
     """
 
     input: str
@@ -57,6 +58,7 @@ class Report:
     damaged: int = 0
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    error: str | None = None
 
     @property
     def frames(self) -> int:
@@ -73,8 +75,8 @@ class Report:
         rest = {name: _plain(value) for name, value in vars(self).items()}
         return {"frames": self.frames, "fps": round(self.fps, 2), **rest, "ledger": ledger}
 
-    def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -51,7 +51,7 @@ def frames(quiet: bool) -> Iterator[Callable[[Report], None] | None]:
         columns = (
             *(BarColumn(30), TaskProgressColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[fps]}"), TimeRemainingColumn(elapsed_when_finished=True)),
-            TextColumn("[dim]{task.fields[found]}"),
+            TextColumn("{task.fields[found]}", style="dim", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=None, fps="starting", found="")

@@ -132,7 +132,13 @@ def resolve(name_or_path: str | Path, progress: Progress | None = None) -> Path:
     A name is also that of NAME.onnx in a folder of $VIDAI_MODELS (dashes may be
     underscores); files there are yours, their checksums are not looked at. Raises ModelError.
     """
-    name = str(name_or_path)
+    try:
+        return _resolve(str(name_or_path), progress)
+    except OSError as error:
+        raise ModelError(f"cannot look for model {name_or_path}: {error}") from error
+
+
+def _resolve(name: str, progress: Progress | None) -> Path:
     if mine := _in_own_folders(name):
         return mine
     if name in CATALOG:
@@ -159,7 +165,10 @@ def cached(name: str) -> Path | None:
     """The file of a catalog model in the cache, whole; None where it is not there."""
     entry = CATALOG[name]
     path = cache_folder() / entry.filename
-    return path if path.is_file() and path.stat().st_size == entry.bytes else None
+    try:
+        return path if path.is_file() and path.stat().st_size == entry.bytes else None
+    except PermissionError:
+        return None  # a cache that is not ours to look into holds nothing for us
 
 
 def remove(name: str) -> bool:

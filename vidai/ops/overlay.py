@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vidai.errors import ConfigError
-from vidai.glyphs import ADVANCE, HEIGHT, LEFT, SOLID, START, TOP, WIDTH, Atlas, atlas
+from vidai.glyphs import SOLID, Atlas, atlas
 from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Color, Frame, StreamInfo
 
 Ints = npt.NDArray[np.int32]
@@ -94,16 +94,17 @@ def draw(
     kept = np.flatnonzero(drawable(boxes))[::-1]
     if not len(kept):
         return frame
-    outer, colors = _outer(boxes[kept], thickness), colors[kept]
-    fills, inks = to_yuv(colors, frame.info), to_yuv(_text_colors(colors), frame.info)
-    items = [_filled(_outline(outer, thickness), np.repeat(fills, 4, 0))]
+    outer = _outer(boxes[kept], thickness)
+    fills, inks = to_yuv(_with_text_colors(colors[kept]), frame.info)
+    items = [_filled(_outline(outer, thickness), fills.repeat(4, 0))]
     glyphs = atlas(font_size)
     texts = [] if labels is None else [labels[k] for k in kept]
     shown = [k for k, text in enumerate(texts) if text]
     if shown:
-        corners = partial(_corners, outer[shown], thickness, (frame.width, frame.height))
-        words = [texts[k] for k in shown]
-        items.append(_labels(words, glyphs, corners, fills[shown], inks[shown]))
+        parts = [_label(glyphs, texts[k]) for k in shown]
+        sizes = np.array([part[0, 2:4] for part in parts])
+        corners = _corners(outer[shown], thickness, (frame.width, frame.height), sizes)
+        items.append(_labels(parts, corners, fills[shown], inks[shown]))
     return _launch(frame, np.concatenate(items), round(alpha * 256), glyphs)
 
 
@@ -137,7 +138,7 @@ def to_stored(rectangles: Ints, info: StreamInfo) -> Ints:
 
 
 def to_yuv(colors: npt.NDArray[np.uint8], info: StreamInfo) -> Ints:
-    """RGB colours (K, 3) as samples (y, u, v) of the stream."""
+    """RGB colours (..., 3) as samples (y, u, v) of the stream."""
     matrix, offset = _yuv_matrix(info.color.resolved(info.height), info.bit_depth)
     samples = np.floor(colors @ matrix + offset)
     return np.minimum(samples, (1 << info.bit_depth) - 1).astype(np.int32)
@@ -183,61 +184,46 @@ def _filled(rectangles: Ints, samples: Ints) -> Ints:
     return items
 
 
-def _labels(
-    texts: list[str], glyphs: Atlas, corners: Callable[[Ints], Ints], fills: Ints, inks: Ints
-) -> Ints:
-    """Items of the labels: for each the ground, then its glyphs.
-
-    corners: from the labels' sizes (K, 2) to their top left corners in display px.
-    """
-    lengths = np.array([len(text) for text in texts])
-    owner = np.repeat(np.arange(len(texts)), lengths)
-    table = glyphs.metrics("".join(texts))
-    # Where the pen stands before each glyph, counted from the first of all, and of its label.
-    pens = np.concatenate([[0], np.cumsum(table[:, ADVANCE])])
-    ends = np.cumsum(lengths)
-    starts = pens[ends - lengths]
-
+@lru_cache(maxsize=4096)
+def _label(glyphs: Atlas, text: str) -> Ints:
+    """Items of a label whose top left corner is at 0, 0: the ground, then its glyphs."""
     across, above = max(2, glyphs.ascent // 3), max(1, glyphs.ascent // 6)
-    size = np.empty((len(texts), 2), np.int32)
-    size[:, 0] = pens[ends] - starts + 2 * across
-    size[:, 1] = glyphs.ascent + glyphs.descent + 2 * above
-    corner = corners(size)
-
-    pen = (corner + np.array([across, above + glyphs.ascent], np.int32))[owner]
-    pen[:, 0] += pens[:-1] - starts[owner]
-    items = np.empty((len(texts) + len(table), _COLUMNS), np.int32)
-    first = np.arange(len(texts)) + ends - lengths
-    items[first] = _filled(np.concatenate([corner, corner + size], 1), fills)
-    items[np.arange(len(table)) + owner + 1] = _glyphs(pen, table, inks[owner])
-    return items
+    pen, baseline, items = across, above + glyphs.ascent, []
+    for glyph in map(glyphs.glyph, text):
+        x, y = pen + glyph.left, baseline + glyph.top
+        where = (x, y, x + glyph.width, y + glyph.height)
+        items.append((*where, 0, 0, 0, 0, glyph.start - x - y * glyph.width, 1, glyph.width))
+        pen += glyph.advance
+    bottom = baseline + glyphs.descent + above
+    ground = (0, 0, pen + across, bottom, 0, 0, 0, 0, SOLID, 0, 0)
+    return np.array([ground, *items], np.int32)
 
 
-def _glyphs(pen: Ints, table: Ints, samples: Ints) -> Ints:
-    """Items of glyphs, their pen standing at display px."""
-    corner = pen + table[:, LEFT : TOP + 1]
-    items = np.empty((len(table), _COLUMNS), np.int32)
-    items[:, 0:2] = corner
-    items[:, 2:4] = corner + table[:, WIDTH : HEIGHT + 1]
-    items[:, _COLOR] = samples
-    items[:, _START] = table[:, START] - corner[:, 1] * table[:, WIDTH] - corner[:, 0]
-    items[:, _STEP_X] = 1
-    items[:, _STEP_Y] = table[:, WIDTH]
+def _labels(parts: list[Ints], corners: Ints, fills: Ints, inks: Ints) -> Ints:
+    """Items of labels, moved to their corners and coloured."""
+    items = np.concatenate(parts)
+    lengths = np.array([len(part) for part in parts])
+    x, y = corners.repeat(lengths, 0).T
+    items[:, :4] += np.array([x, y, x, y]).T
+    items[:, _START] -= x * items[:, _STEP_X] + y * items[:, _STEP_Y]
+    items[:, _COLOR] = inks.repeat(lengths, 0)
+    items[lengths.cumsum() - lengths, _COLOR] = fills
     return items
 
 
 def _corners(outer: Ints, thickness: int, picture: tuple[int, int], size: Ints) -> Ints:
     """Where labels go: on the box's top edge, or inside it where the picture ends above."""
-    corner = outer[:, :2] - size * np.array([0, 1], np.int32)
+    corner = outer[:, :2].copy()
+    corner[:, 1] -= size[:, 1]
     inside = corner[:, 1] < 0
     corner[inside] = np.maximum(outer[inside, :2], 0) + thickness
     return np.asarray(np.maximum(np.minimum(corner, np.array(picture, np.int32) - size), 0))
 
 
-def _text_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """White or near black, whichever stands out more."""
+def _with_text_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(2, K, 3): the colours, and for text on them white or near black, what stands out more."""
     light = colors @ np.array([0.299, 0.587, 0.114]) > 150
-    return np.where(light[:, None], _BLACK, _WHITE).astype(np.uint8)
+    return np.stack([colors, np.where(light[:, None], _BLACK, _WHITE).astype(np.uint8)])
 
 
 def _launch(frame: Frame, items: Ints, alpha: int, glyphs: Atlas) -> Frame:

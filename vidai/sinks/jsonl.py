@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import av
 
 from vidai.device import Device
-from vidai.errors import SinkError
+from vidai.errors import ConfigError, SinkError
 from vidai.sinks.target import Target, check_target
 from vidai.sources.file import FileSource
 from vidai.tags import reason
@@ -33,10 +33,14 @@ class JsonLines:
         self._file: TextIO = sys.stdout
 
     def check(self, source: FileSource) -> None:
-        if not self._is_standard_output:
+        if self._is_standard_output:
+            if sys.stdout is None:
+                raise ConfigError("cannot write to the standard output: it is closed")
+        else:
             check_target(self._path, overwrite=self._overwrite, source=source.path)
 
     def open(self, source: FileSource, device: Device) -> None:
+        self.check(source)
         if not self._is_standard_output:
             self._target = Target(self._path, overwrite=self._overwrite, source=source.path)
             self._file = self._target.temporary.open("w", encoding="utf-8")
@@ -49,7 +53,7 @@ class JsonLines:
             "detections": detections.to_dicts(),
         }
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise self._failed(error) from error
 

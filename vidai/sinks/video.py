@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.container import OutputContainer
 from av.stream import Stream
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from av.container.core import Chapter
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
 # What tells of the file that was, not of what it shows.
 STALE_TAGS = {
     *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
@@ -84,7 +86,7 @@ class VideoFile:
         """Create the file and write its header."""
         self.check(source)
         self._source = source
-        self._offset = source.begin or Fraction(0)
+        self._begin: Fraction | None = None
         self._encoder = device.encoder(source.info, self._settings)
         self._target = Target(self._path, overwrite=self._overwrite, source=source.path)
         try:
@@ -108,6 +110,7 @@ class VideoFile:
         for stream in source.others:
             if self._fits(stream):
                 output = container.add_stream_from_template(stream)
+                _name_channels(output)
                 _copy_tags(stream, output)
                 self._outputs[stream.index] = output
             elif stream.type != "audio":
@@ -149,7 +152,8 @@ class VideoFile:
     def _shifted(self, chapter: Chapter) -> Chapter | None:
         """The chapter's part within the cut, in the time of the result."""
         base = chapter["time_base"] or Fraction(1, av.time_base)
-        begin = max(chapter["start"] * base, self._offset)
+        cut = self._source.begin or Fraction(0)
+        begin = max(chapter["start"] * base, cut)
         end = chapter["end"] * base
         if self._source.until is not None:
             end = min(end, self._source.until)
@@ -157,32 +161,39 @@ class VideoFile:
             return None
         return {
             **chapter,
-            "start": round((begin - self._offset) / base),
-            "end": round((end - self._offset) / base),
+            "start": round((begin - cut) / base),
+            "end": round((end - cut) / base),
         }
 
     def write(self, frame: Frame, detections: Detections | None = None) -> None:
         """Encode and write a frame; what was found in it is not stored."""
-        offset = round(self._offset / frame.info.time_base)
+        if self._begin is None:
+            # A cut begins at 0 with its first frame, so that all streams move by one time
+            # that is whole ticks of the video.
+            self._begin = frame.pts * frame.info.time_base if self._source.begin else Fraction(0)
+        offset = round(self._begin / frame.info.time_base)
         self._mux(self._encoder.encode(frame, frame.pts - offset))
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
         """Pass on a packet of another stream of the source; others are ignored."""
         output = self._outputs.get(packet.stream_index)
-        time = packet.pts if packet.pts is not None else packet.dts
-        base = packet.time_base
-        if output is None or time is None or not self._source.keeps(time, base):
+        ticks = packet.dts if packet.pts is None else packet.pts
+        base, begin = packet.time_base, self._begin or Fraction(0)
+        if output is None or ticks is None or not self._source.keeps(ticks, base):
             return
-        offset = round(self._offset / base)
-        dts = (packet.dts if packet.dts is not None else time) - offset
+        if self._source.begin is not None and ticks * base < begin:
+            return
+        kept = (packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration)
+        offset = round(begin / base)
+        dts = (ticks if packet.dts is None else packet.dts) - offset
         # Damaged files repeat or turn back their clock, which a muxer refuses.
         last = self._last_dts.get(packet.stream_index)
         if last is not None and dts * base <= last:
             dts = int(last / base) + 1
         self._last_dts[packet.stream_index] = dts * base
-        packet.dts, packet.pts = dts, max(dts, time - offset)
+        packet.dts, packet.pts = dts, max(dts, ticks - offset)
         if self._source.until is not None and packet.duration:
-            packet.duration = min(packet.duration, int(self._source.until / base) + 1 - time)
+            packet.duration = min(packet.duration, int(self._source.until / base) + 1 - ticks)
         packet.stream = output
         assert self._container is not None
         try:
@@ -191,11 +202,13 @@ class VideoFile:
             self.dropped += 1
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
+        finally:  # other sinks take the same packet
+            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = kept
 
     def close(self, *, partial: bool = False) -> str:
         """Finish the file and give it its name, which is returned.
 
-        partial: keep it as NAME.partial.EXT instead, replacing an older one.
+        partial: keep it as NAME.partial.EXT, or the next free name.
         """
         assert self._container is not None
         assert self._target is not None
@@ -204,6 +217,14 @@ class VideoFile:
             self._container.close()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._failed(error) from error
+        self._container = None
+        if self._encoder.moved:
+            self.warnings.append(
+                f"{self._encoder.moved} frames had a time that did not come after the one before "
+                f"and were moved to the next tick"
+            )
+        if self.dropped:
+            self.warnings.append(f"{self.dropped} broken packets of other streams are left out")
         return self._target.commit(partial=partial)
 
     def abort(self) -> None:
@@ -224,6 +245,15 @@ class VideoFile:
     def _failed(self, error: Exception) -> SinkError:
         self.abort()
         return SinkError(f"cannot write {self._path}: {reason(error)}")
+
+
+def _name_channels(stream: Stream) -> None:
+    """AVI and WAV may only count their channels, which mp4 refuses: the usual order is meant."""
+    context = stream.codec_context
+    if isinstance(context, AudioCodecContext) and context.layout.name.endswith("channels"):
+        name = USUAL_LAYOUTS.get(context.layout.nb_channels)
+        if name is not None:
+            context.layout = name
 
 
 def _copy_tags(source: Stream, output: Stream) -> None:

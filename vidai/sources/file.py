@@ -31,15 +31,10 @@ INTERLEAVE = 1
 STATE_DURATION = ("matroska,webm", "avi", "flv")
 TOLERANCE = Fraction(1, 2)
 PROBED_PACKETS = 300  # packets to try for the first picture, which tells the display matrix
-SEEK_BACK = (
-    0,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    30,
-)  # s before the time wanted, until a keyframe lies early enough
+# s before the time wanted, until a keyframe lies early enough.
+SEEK_BACK = (0, 0.5, 1, 2, 5, 10, 30)
+# s by which other streams may come ahead of the video in the file, when it is cut.
+LEAD = 10
 
 
 class FileSource:
@@ -82,14 +77,17 @@ class FileSource:
                     f"{self.path} is {self.info.duration:g} s long: "
                     f"nothing is left from {start:g} s on, choose an earlier start"
                 )
-            position = _seek_position(probe, video, self.begin) if self.begin else None
+            keyframe = _keyframe(probe, video, self.begin) if self.begin else None
         self.container = _open(self.path)
         self.video = _choose_video(self.container, self.path)
         self.metadata = dict(self.container.metadata)
         self.chapters: list[Chapter] = self.container.chapters()
         self.others = [s for s in self.container.streams if _passable(s, bool(self.chapters))]
-        if position is not None:
-            self.container.seek(position)
+        self._first_pts: int | None = None  # of the keyframe to begin with
+        if keyframe is not None:
+            position, self._first_pts = keyframe
+            lead = LEAD if self.others else 0
+            self.container.seek(position - lead * av.time_base)
 
     def __enter__(self) -> FileSource:
         return self
@@ -130,6 +128,10 @@ class FileSource:
                 if packet.size == 0:
                     continue  # PyAV's flush packets
                 is_video = packet.stream is self.video
+                if is_video and self._first_pts is not None:
+                    if packet.pts != self._first_pts:
+                        continue  # read for the other streams' sake only
+                    self._first_pts = None
                 seen += is_video
                 reached = max(reached, _end_of(packet))
                 if self._is_past(packet, INTERLEAVE if is_video else None):
@@ -295,8 +297,11 @@ def _passable(stream: Stream, has_chapters: bool) -> bool:
     return stream.type in ("audio", "subtitle", "attachment")
 
 
-def _seek_position(container: InputContainer, video: VideoStream, begin: Fraction) -> int | None:
-    """Where to seek, in µs, to find a keyframe at or before begin; None: read from the top.
+def _keyframe(
+    container: InputContainer, video: VideoStream, begin: Fraction
+) -> tuple[int, int] | None:
+    """Where to seek, in µs, to find a keyframe at or before begin, and the keyframe's pts;
+    None: read from the top.
 
     Containers without an index seek to any packet near the time, so look what comes.
     """
@@ -310,7 +315,7 @@ def _seek_position(container: InputContainer, video: VideoStream, begin: Fractio
         if packet is None or packet.pts is None:
             continue
         if packet.pts * packet.time_base <= begin:
-            return position
+            return position, packet.pts
     return None
 
 

@@ -31,6 +31,7 @@ LAYOUTS = {
 }
 FORMATS = {layout: name for name, layout in LAYOUTS.items() if name != "yuvj420p"}
 DECODER_THREADS = 4
+SMALLEST_AV1 = 32  # px; SVT-AV1 never returns for a side of 16
 
 
 def _threads() -> int:
@@ -283,6 +284,11 @@ class CpuEncoder:
         info, settings, codec = self._info, self._settings, self._codec
         rate = info.frame_rate or Fraction(25)
         if settings.codec == "av1":
+            if min(info.width, info.height) < SMALLEST_AV1:
+                raise EncodeError(
+                    f"{info.name}: av1 cannot encode {info.width}x{info.height}, both sides need "
+                    f"{SMALLEST_AV1} pixels; choose another codec"
+                )
             rate = min(rate, Fraction(240))  # SVT-AV1's limit; pts do not depend on it
         options = {
             "crf": str(codec.quality if settings.quality is None else settings.quality),
