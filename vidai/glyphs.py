@@ -74,8 +74,9 @@ class Atlas:
                 drawn = unicodedata.normalize("NFKD", char)[0] if char.isprintable() else "?"
                 image, (left, top) = self._font.getmask2(drawn, mode="L", anchor="ls")
                 advance = round(self._font.getlength(drawn))
-                glyph = Glyph(len(self.mask), *image.size, left, top, advance)
-                coverage = np.frombuffer(bytes(image), np.uint8)[: glyph.width * glyph.height]
+                width, height = image.size
+                glyph = Glyph(len(self.mask), width, height, left, top, advance)
+                coverage = np.frombuffer(bytes(image), np.uint8)[: width * height]
                 self.mask = np.concatenate([self.mask, coverage])
                 self._glyphs[char] = glyph
             return self._glyphs[char]
