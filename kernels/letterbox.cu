@@ -220,13 +220,15 @@ static void blend_rows(uint16_t *out, int width, int room, const uint8_t *plane,
 
 // LANES rows side by side. Of two PLANES in one every second column is the second's.
 template <int PLANES>
-static void interleave(Column *first, Column *second, const uint16_t *rows,
-                       int room) {
+static void interleave(Column *first, Column *second, const uint16_t *rows, int room) {
   for (int x = 0; x < room; x += LANES) {
     Column square[LANES];
     for (int r = 0; r < LANES; r++) memcpy(&square[r], rows + r * room + x, sizeof square[r]);
     transpose(square);
-    for (int k = 0; k < LANES; k++) (k % PLANES ? second : first)[(x + k) / PLANES] = square[k];
+    for (int k = 0; k < LANES; k++) {
+      Column *columns = k % PLANES ? second : first;  // in one line g++ 12 -fsanitize=shift errs
+      columns[(x + k) / PLANES] = square[k];
+    }
   }
 }
 
