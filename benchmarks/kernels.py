@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vidai.device import open_device
-from vidai.models.family import InputSpec
 from vidai.ops import draw, letterbox, redact, rgb
 from vidai.ops.overlay import color_for
-from vidai.types import Color, Frame, StreamInfo, Surface
+from vidai.types import Color, Frame, InputSpec, StreamInfo, Surface
 
 WIDTH, HEIGHT = 1920, 1080
 SAMPLES = WIDTH * HEIGHT * 3 // 2

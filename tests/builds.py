@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from vidai.devices.cpu import CpuDevice
 
 KERNELS = Path(__file__).parents[1] / "kernels"
-FLAGS = ["-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-x", "c++"]
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", *WARNINGS, "-x", "c++"]
 
 
 def build(library: Path, *flags: str, names: list[str] | None = None) -> None:

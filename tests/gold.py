@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vidai.models.family import InputSpec
-from vidai.types import Frame
+from vidai.types import Frame, InputSpec
 
 Floats = npt.NDArray[np.float64]
 

@@ -313,6 +313,26 @@ def test_models_path_tells_where_and_what_to_do(
     assert "Apache-2.0" in info.stdout
 
 
+def test_models_commands_see_your_own_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path
+) -> None:
+    (tmp_path / "yolox_nano.onnx").write_bytes(tiny_model.read_bytes())
+    monkeypatch.setenv("VIDAI_MODELS", str(tmp_path))
+    monkeypatch.setenv("VIDAI_CACHE", str(tmp_path / "cache"))
+    assert vidai("models", "path", "yolox-nano").stdout.strip() == str(tmp_path / "yolox_nano.onnx")
+    assert "red, green, blue" in vidai("models", "info", "yolox-nano").stdout
+    assert "did you mean" in vidai("models", "info", "yolo-nano").stderr
+
+
+def test_settings_are_looked_at_before_a_model_is_fetched(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIDAI_CACHE", str(tmp_path / "cache"))
+    result = vidai("run", clip, tmp_path / "o.mp4", "--quality", "99", "--model", "yolox-x")
+    assert "99" in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_models_info_describes_a_file(tiny_model: Path) -> None:
     result = vidai("models", "info", tiny_model)
     assert result.exit_code == 0

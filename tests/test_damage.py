@@ -80,7 +80,7 @@ def test_damage_never_escapes(
             survived += decode_all(path, device)[0] > 0
         except VidaiError as error:
             refused.append(str(error))
-    assert survived > 0
+    assert survived > 1
     assert all(str(path) in sentence for sentence in refused)
 
 
@@ -103,7 +103,7 @@ def test_damage_passes_to_the_output_or_is_told(
         except VidaiError:
             assert not out.exists()
         assert not list(tmp_path.glob(".*"))
-    assert written > 0
+    assert written > 1
 
 
 def test_a_file_that_ends_early_is_told(device: Device, tmp_path: Path) -> None:

@@ -439,7 +439,7 @@ def test_json_lines_hold_what_was_found(
     path = tmp_path / "out.jsonl"
     with FileSource(tmp_path / "in.mp4") as source:
         lines = JsonLines(path)
-        lines.check(source)
+        lines.check(source, device)
         lines.open(source, device)
         lines.write(frame, found)
         lines.write(frame, Detections.empty())
@@ -448,7 +448,7 @@ def test_json_lines_hold_what_was_found(
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         assert rows == [expected, {**expected, "detections": []}]
         with pytest.raises(ConfigError, match="exists"):
-            JsonLines(path).check(source)
+            JsonLines(path).check(source, device)
         again = JsonLines(path, overwrite=True)
         again.open(source, device)
         again.abort()

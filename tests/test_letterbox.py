@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from tests import gold
 from tests.builds import gpu_form
 from tests.surfaces import LAYOUTS, make_frame, planes_of, random_frame
-from vidai.models.family import InputSpec
 from vidai.ops.letterbox import fit, letterbox, resampling
-from vidai.types import Color, Frame, Placement
+from vidai.types import Color, Frame, InputSpec, Placement
 
 # Weights have 11 bits and columns are rounded to 1/32: a pixel of a picture full of edges is
 # within this of the exact mean, in 0–255; longer filters round more often.

@@ -139,7 +139,7 @@ def test_text_is_black_on_light_and_white_on_dark() -> None:
         frame = random_frame(200, 80, seed=4, writable=True)
         colors = np.array([rgb], np.uint8)
         luma, *_ = drawn(frame, boxes_of((20, 50, 180, 70)), colors, ["MMMM"], font_size=20)
-        ground = to_yuv(colors, frame.info)[0, 0]
+        ground = to_yuv(colors, frame)[0, 0]
         label = luma[30:48, 24:80]
         assert abs(int(extreme(label)) - int(ground)) > 100
 
@@ -245,7 +245,7 @@ def test_colors_have_the_published_samples(
 ) -> None:
     layout = "I420" if bit_depth == 8 else "P010"
     frame = random_frame(8, 8, layout, color=Color(matrix=matrix, range=range_))
-    np.testing.assert_array_equal(to_yuv(np.array([rgb], np.uint8), frame.info), [yuv])
+    np.testing.assert_array_equal(to_yuv(np.array([rgb], np.uint8), frame), [yuv])
 
 
 def test_class_colors_are_steady_and_far_apart() -> None:

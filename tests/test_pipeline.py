@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from tests.squares import boxes_at, squares_clip
 from tests.tiny_model import NAMES
 from vidai.device import Device
 from vidai.errors import ConfigError, DecodeError, ModelError, SinkError
+from vidai.ops import draw
 from vidai.pipeline import Sink
 from vidai.types import Detections, Frame
 
@@ -339,6 +341,86 @@ def test_stop_leaves_a_partial_file(tmp_path: Path) -> None:
     assert 5 < len(video_times(tmp_path / "o.partial.mp4")) < 200
 
 
+def test_a_failed_run_has_a_balanced_ledger(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=40)
+
+    def step(frame: Frame, _: Detections) -> Frame:
+        if frame.index == 3:
+            raise RuntimeError("no")
+        return frame
+
+    pipeline = vidai.Pipeline(str(clip), steps=[step])
+    with pytest.raises(RuntimeError):
+        pipeline.run()
+    ledger = pipeline.report.ledger
+    assert (ledger.processed, set(ledger.failed)) == (3, {"RuntimeError"})
+    assert ledger.balanced
+
+
+def test_a_sink_whose_abort_fails_does_not_hang_the_run(tmp_path: Path) -> None:
+    clip = squares_clip(tmp_path / "in.mp4", frames=5)
+
+    class Stubborn(vidai.JsonLines):
+        def write(self, frame: Frame, detections: Detections) -> None:
+            raise SinkError("full")
+
+        def abort(self) -> None:
+            super().abort()
+            raise OSError("worse")
+
+    sinks: list[Sink] = [Stubborn(tmp_path / "o.jsonl"), vidai.VideoFile(tmp_path / "o.mp4")]
+    with pytest.raises(SinkError, match="full"):
+        vidai.Pipeline(str(clip), sinks=sinks).run()
+    assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4", "mov", "ts"])
+def test_every_container_can_be_cut_with_its_sound(suffix: str, tmp_path: Path) -> None:
+    codec, sound = ("mpeg4", "mp2") if suffix == "avi" else ("libx264", "aac")
+    clip = make_clip(
+        tmp_path / f"in.{suffix}", codec=codec, audio=sound, frames=150, options={"g": "25"}
+    )
+    out = tmp_path / "out.mp4"
+    with vidai.FileSource(clip, start=3.0) as source:
+        report = vidai.Pipeline(source, sinks=[vidai.VideoFile(out)], max_frames=50).run()
+    assert report.frames == 50
+    assert video_times(out)[0] == 0
+    assert 1.9 < sound_end(out) < 2.1
+
+
+def test_max_frames_waits_for_sound_that_lags_in_the_file(tmp_path: Path) -> None:
+    """Here all the picture lies before the sound of its second."""
+    clip = make_clip(tmp_path / "in.mkv", frames=100, audio="aac", options={"bf": "0"})
+    late = tmp_path / "late.mkv"
+    loose = {"max_interleave_delta": "1"}  # µs: packets are written in the order of muxing
+    with (
+        av.open(str(clip)) as source,
+        av.open(str(late), "w", container_options=loose) as target,
+    ):
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        packets = [p for p in source.demux() if p.size]
+        late_by = {"audio": Fraction(4, 5), "video": Fraction(0)}
+        packets.sort(key=lambda p: (p.pts or 0) * p.time_base + late_by[p.stream.type])
+        for packet in packets:
+            packet.dts, packet.stream = packet.pts, streams[packet.stream_index]
+            target.mux_one(packet)
+    with av.open(str(late)) as container:
+        kinds = [p.stream.type for p in container.demux() if p.size]
+    assert kinds.index("audio") > 10
+    out = tmp_path / "out.mkv"
+    vidai.Pipeline(str(late), sinks=[vidai.VideoFile(out)], max_frames=50).run()
+    assert 1.9 < sound_end(out) < 2.1
+
+
+def test_colours_fit_a_converted_12_bit_picture(tmp_path: Path) -> None:
+    """The stream has 12 bits, the surface it is drawn on has 10."""
+    clip = make_clip(tmp_path / "in.mkv", codec="libx265", pix_fmt="yuv422p12le", frames=1)
+    frame, _ = next(vidai.Pipeline(str(clip)).results())
+    boxes = np.array([[8, 8, 40, 40]], np.float32)
+    drawn = draw(frame, boxes, np.array([[255, 255, 255]], np.uint8), thickness=4)
+    assert (drawn.rgb()[7:9, 12:36] > 250).all()
+
+
 def test_a_pipeline_runs_once(tmp_path: Path) -> None:
     clip = squares_clip(tmp_path / "in.mp4", frames=2)
     pipeline = vidai.Pipeline(str(clip))
@@ -425,6 +507,8 @@ def centerface() -> Iterator[Path]:
     try:
         yield resolve("centerface")
     except ModelError as error:
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(f"the model centerface cannot be had here: {error}")
 
 

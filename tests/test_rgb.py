@@ -12,10 +12,9 @@ import pytest
 from tests import gold
 from tests.builds import gpu_form
 from tests.surfaces import LAYOUTS, make_frame, planes_of, random_frame
-from vidai.models.family import InputSpec
 from vidai.ops.letterbox import letterbox
 from vidai.ops.rgb import rgb
-from vidai.types import Color, Frame
+from vidai.types import Color, Frame, InputSpec
 
 
 def run(frame: Frame) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vidai.config import load_config
 from vidai.detector import Detector
 from vidai.device import Device, open_device
-from vidai.errors import ConfigError, VidaiError
+from vidai.errors import ConfigError, SinkError, VidaiError
 from vidai.pipeline import Pipeline, Sink
 from vidai.report import Report
 from vidai.sinks.jsonl import JsonLines
@@ -20,6 +20,7 @@ from vidai.sinks.target import Target
 from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
 from vidai.steps import steps_from
+from vidai.tags import reason
 from vidai.types import Detections, Frame
 
 PathLike = str | Path
@@ -55,7 +56,7 @@ def run(
     output: annotated video (.mp4, .mov, .mkv, .webm), None to draw and encode nothing.
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
     conf, iou and classes override what it says. records: one JSON line a frame. report:
-    the returned report as JSON, also when the run fails. codec: "h264", "hevc", "av1";
+    the returned report as JSON, also when the run fails midway. codec: "h264", "hevc", "av1";
     quality: its CRF, lower is better; preset: the encoder's own. start, end: seconds from
     the beginning. strict: damaged input is an error. progress: called about ten times a
     second with the report; download: with bytes done and in all while a catalog model is
@@ -81,7 +82,7 @@ def run(
                 )
             )
         for sink in sinks:
-            sink.check(source)
+            sink.check(source, opened)
         account = None
         if report is not None:
             account = Target(report, overwrite=overwrite, source=source.path)
@@ -109,8 +110,15 @@ def run(
             raise
         finally:
             if account is not None:
-                account.temporary.write_text(running.report.to_json(), encoding="utf-8")
-                account.commit()
+                _save(running.report, account)
+
+
+def _save(report: Report, account: Target) -> None:
+    try:
+        account.temporary.write_text(report.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise SinkError(f"cannot write {account.path}: {reason(error)}") from error
+    account.commit()
 
 
 def _check_distinct(*outputs: PathLike | None) -> None:

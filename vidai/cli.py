@@ -138,7 +138,7 @@ LEVEL = click.FloatRange(0, 1)
     help="A name from `vidai models list` or an ONNX file.  [default: the pipeline's]",
 )
 @click.option(
-    "--family", metavar="NAME", help="How to read the model's outputs, where they do not tell."
+    "--family", metavar="NAME", help="Which family a model is of, where its file fits several."
 )
 @click.option(
     "--pipeline",
@@ -263,12 +263,12 @@ def models() -> None:
 @verbose
 def list_models() -> None:
     """Names, sizes, licences, and what is here already."""
-    from vidai.models.catalog import CATALOG, cached
+    from vidai.models.catalog import CATALOG, find
 
     click.echo(f"{'name':15}{'family':12}{'input':>6}{'MB':>8}  {'licence':12}here")
     for entry in CATALOG.values():
         side = entry.input or "any"
-        here = "yes" if cached(entry.name) else "-"
+        here = "yes" if find(entry.name) else "-"
         size = entry.bytes / 1e6
         click.echo(
             f"{entry.name:15}{entry.family:12}{side:>6}{size:8.1f}  {entry.licence:12}{here}"
@@ -281,20 +281,22 @@ def list_models() -> None:
 def info(model: str) -> None:
     """All about one model: licence and source, or a file's inputs, outputs and classes."""
     from vidai.models import load_model
-    from vidai.models.catalog import CATALOG, cached
+    from vidai.models.catalog import CATALOG, find, resolve
     from vidai.models.onnx_file import read_onnx
 
     rows: list[tuple[str, object]] = []
     path = Path(model)
     if entry := CATALOG.get(model):
-        kept = cached(model)
+        kept = find(model)
         rows += [
             *(("name", entry.name), ("family", entry.family), ("licence", entry.licence)),
             *(("homepage", entry.homepage), ("source", entry.source), ("sha256", entry.sha256)),
             *(("bytes", f"{entry.bytes:,}"), ("file", kept or "not here: vidai models pull")),
         ]
         path = kept or path
-    if path.is_file() or not entry:
+    if not entry:
+        path = resolve(model)
+    if path.is_file():
         file, loaded = read_onnx(path), load_model(path, family=entry.family if entry else None)
         rows += [("family", type(loaded).__module__.rpartition(".")[2])] if not entry else []
         rows += [("input", tensor) for tensor in file.inputs]
@@ -325,13 +327,13 @@ def pull(model: str, quiet: bool) -> None:
 @verbose
 def path(model: str | None) -> None:
     """Where a model's file is; without NAME, the cache folder. Fetches nothing."""
-    from vidai.models.catalog import CATALOG, cache_folder, cached
+    from vidai.models.catalog import CATALOG, cache_folder, find
 
     if model is None:
         click.echo(cache_folder())
-    elif model not in CATALOG:
+    elif (found := find(model)) is None and model not in CATALOG:
         raise click.UsageError(f"no model {model!r} in the catalog: see `vidai models list`")
-    elif (found := cached(model)) is None:
+    elif found is None:
         raise Failure(f"{model} is not here yet: vidai models pull {model}")
     else:
         click.echo(found)

@@ -104,7 +104,7 @@ class Detector:
             return self.names.index(str(given))
         try:
             number = int(given)
-        except ValueError:
+        except (TypeError, ValueError):
             number = -1
         if number < 0 or (self.names and number >= len(self.names)):
             near = difflib.get_close_matches(str(given), self.names, n=1)

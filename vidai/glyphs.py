@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import ImageFont
 
+from vidai.errors import ConfigError
+
 if TYPE_CHECKING:
     from vidai.device import Device
 
@@ -47,7 +49,9 @@ class Atlas:
     def __init__(self, size: int) -> None:
         font = ImageFont.load_default(size)
         if not isinstance(font, ImageFont.FreeTypeFont):
-            raise ImportError("Pillow was built without FreeType, which draws the label font")
+            raise ConfigError(
+                "labels need Pillow with FreeType, and this one is without: install Pillow again"
+            )
         self._font = font
         self._glyphs: dict[str, Glyph] = {}
         self._lock = threading.Lock()

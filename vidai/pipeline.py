@@ -5,9 +5,9 @@
        │                        one frame each               ▲
        └── a window of frames in flight, kept in order ──────┘
 
-The window is the only buffer: the reader waits while it is full, so memory is bounded
-however long the file is. Packets of sound and subtitles travel in the same order
-between the frames and are never decoded.
+The window is the only buffer of pictures: the reader waits while it is full, so memory is
+bounded however long the file is. Packets of sound and subtitles are never decoded; each
+waits for the frame of its time, as far as the file has them apart.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from vidai.detector import Detector
 from vidai.device import Device, open_device
 from vidai.errors import ConfigError, DecodeError
 from vidai.report import Report
-from vidai.sources.file import FileSource
+from vidai.sources.file import INTERLEAVE, FileSource
+from vidai.steps import Step
 from vidai.types import Detections, Frame
 
 Item: TypeAlias = "Frame | av.Packet[Any]"
 Detected: TypeAlias = "tuple[Detections, float]"  # and the seconds that it took
 Ready: TypeAlias = "queue.SimpleQueue[tuple[Item | None, Future[Detected] | None] | None]"
-Step = Callable[[Frame, Detections], Frame]
 
 
 class Sink(Protocol):
@@ -45,7 +45,7 @@ class Sink(Protocol):
 
     warnings: list[str]
 
-    def check(self, source: FileSource) -> None:
+    def check(self, source: FileSource, device: Device) -> None:
         """Raise ConfigError if this cannot work, before anything is written or loaded."""
         ...
 
@@ -143,13 +143,13 @@ class Pipeline:
         max_frames: int | None = None,
         strict: bool = False,
     ) -> None:
+        if max_frames is not None and max_frames < 1:
+            raise ConfigError(f"max_frames is a number from 1 up, not {max_frames}")
         self.source = source if isinstance(source, FileSource) else FileSource(source)
         self.detector = detector
         self.steps = tuple(steps)
         self.sinks = tuple(sinks)
         self.device = device or (detector.device if detector else open_device())
-        if max_frames is not None and max_frames < 1:
-            raise ConfigError(f"max_frames is a number from 1 up, not {max_frames}")
         self.max_frames = max_frames
         self.strict = strict
         info = self.source.info
@@ -178,7 +178,7 @@ class Pipeline:
         written, StreamError later; then no sink that was not finished leaves anything.
         """
         for sink in self.sinks:
-            sink.check(self.source)
+            sink.check(self.source, self.device)
         outcome: Future[None] = Future()
         writer = _daemon("vidai-writer", self._write_all, outcome)
         try:
@@ -198,16 +198,23 @@ class Pipeline:
         finally:
             if outcome.done():
                 writer.join()
+                if self._own_source:
+                    self.source.close()
         return self.report
 
     def results(self) -> Generator[tuple[Frame, Detections], None, None]:
         """Frames with their detections, in order, as they become ready. Steps and sinks
         take no part. A pipeline runs once."""
-        with closing(self._ordered()) as ordered:
-            for item, detections, _ in ordered:
-                if isinstance(item, Frame):
-                    self.report.ledger.processed += 1
-                    yield item, detections
+        try:
+            with closing(self._ordered()) as ordered:
+                for item, detections, _ in ordered:
+                    if isinstance(item, Frame):
+                        self.report.ledger.processed += 1
+                        yield item, detections
+        finally:
+            self._account_for("not taken")
+            if self._own_source:
+                self.source.close()
 
     def stop(self) -> None:
         """End the run after the frames that are in flight; safe from any thread."""
@@ -260,9 +267,10 @@ class Pipeline:
         for item in self._decoded():
             if not isinstance(item, Frame):
                 yield item
+            elif self._end is not None:
+                continue
             elif count == self.max_frames or source.ends_before(item):
-                self._end = item.pts * item.info.time_base
-                return
+                self._end = item.pts * item.info.time_base  # sound before it may still follow
             elif source.keeps(item.pts, item.info.time_base):
                 yield replace(item, index=count)
                 count += 1
@@ -274,6 +282,10 @@ class Pipeline:
                 return
             if packet is not None and packet.stream is not self.source.video:
                 yield packet
+                continue
+            if self._end is not None:
+                if packet is None or _time_of(packet) > self._end + INTERLEAVE:
+                    return
                 continue
             start = time.perf_counter()
             frames = decoder.decode(packet)
@@ -320,8 +332,6 @@ class Pipeline:
         finally:
             end()
             _unfinished.discard(end)
-            if self._own_source:
-                self.source.close()
 
     # Writer thread of run().
 
@@ -330,7 +340,9 @@ class Pipeline:
             self._write_through()
         except BaseException as error:
             for sink in self.sinks:
-                sink.abort()
+                with suppress(Exception):  # one that fails must not keep the others
+                    sink.abort()
+            self._account_for(type(error).__name__)
             outcome.set_exception(error)
         else:
             outcome.set_result(None)
@@ -390,6 +402,13 @@ class Pipeline:
         report.stages["encode"] += time.perf_counter() - start
         report.detections.update(detections.name(int(i)) for i in detections.class_ids)
         report.ledger.processed += 1
+
+    def _account_for(self, reason: str) -> None:
+        """What was received and not processed, because the run ended, is told in the ledger."""
+        ledger = self.report.ledger
+        lost = ledger.received - ledger.processed - ledger.dropped.total() - ledger.failed.total()
+        if lost:
+            ledger.failed[reason] += lost
 
     def _nothing_decoded(self) -> str:
         if self.report.damaged:

@@ -69,8 +69,7 @@ def _plan(source: FileSource) -> list[str]:
     info = source.info
     decoded = f"decoded on the CPU as {info.pixel_format}"
     if info.pixel_format not in LAYOUTS:
-        target = "yuv420p" if info.bit_depth <= 8 else "yuv420p10le"
-        decoded += f", converted to {target} for the kernels and the output"
+        decoded += f", converted to 4:2:0 in {8 if info.bit_depth <= 8 else 10} bit"
     plan = [decoded]
     if info.color.resolved(info.height) != info.color:
         plan.append("colour tags are incomplete: what is missing is guessed as players do")
@@ -84,4 +83,5 @@ def _plan(source: FileSource) -> list[str]:
         name = f"{row['type']} stream {row['index']} ({row['codec']})"
         where = ", ".join(row["fits"]) or "no container that vidai writes"
         plan.append(f"{name} is passed through to {where}")
+    plan += [f"{what} is left out: one video is processed" for what in source.unused]
     return plan

@@ -17,7 +17,7 @@ from vidai.types import Detections, Frame
 class Step(Protocol):
     """Takes a frame and what was found in it, gives the frame to go on with."""
 
-    def __call__(self, frame: Frame, detections: Detections) -> Frame: ...
+    def __call__(self, frame: Frame, detections: Detections, /) -> Frame: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Redact:
 
     def __post_init__(self) -> None:
         check_redaction(self.style, self.shape, self.grow, self.cells)
-        if isinstance(self.classes, str):
+        classes = () if self.classes is None else self.classes
+        if not (isinstance(classes, (list, tuple)) and all(isinstance(c, str) for c in classes)):
             raise ConfigError(f"redact: classes is a list of names, such as [{self.classes}]")
 
     def __call__(self, frame: Frame, detections: Detections) -> Frame:

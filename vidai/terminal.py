@@ -53,11 +53,14 @@ def frames(quiet: bool) -> Iterator[Callable[[Report], None] | None]:
             *(TextColumn("{task.fields[fps]}"), TimeRemainingColumn(elapsed_when_finished=True)),
             TextColumn("{task.fields[found]}", style="dim", markup=False),
         )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None, fps="starting", found="")
+        with ExitStack() as shown:
+            bar = Progress(*columns, console=console, transient=True)
+            task = bar.add_task("", total=None, fps="", found="")
 
             def show(report: Report) -> None:
                 if report.frames:
+                    if not bar.live.is_started:  # a download's bar may come before
+                        shown.enter_context(bar)
                     found = _most_found(report, CLASSES_SHOWN)
                     fps = f"{report.fps:.1f} fps"
                     total = report.expected_frames
@@ -103,6 +106,8 @@ def download(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
             if not bar.live.is_started:  # nothing appears unless something is fetched
                 shown.enter_context(bar)
             bar.update(task, completed=done, total=total)
+            if done >= total:
+                bar.stop()
 
         yield show
 

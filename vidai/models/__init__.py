@@ -14,9 +14,9 @@ from types import ModuleType
 
 from vidai.errors import ModelError
 from vidai.models import catalog
-from vidai.models.family import InputSpec
 from vidai.models.model import Model
 from vidai.models.onnx_file import read_onnx
+from vidai.types import InputSpec
 
 __all__ = ["InputSpec", "Model", "families", "load_model"]
 

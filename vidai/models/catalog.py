@@ -134,15 +134,15 @@ def resolve(name_or_path: str | Path, progress: Progress | None = None) -> Path:
     """
     try:
         return _resolve(str(name_or_path), progress)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of an unknown user
         raise ModelError(f"cannot look for model {name_or_path}: {error}") from error
 
 
 def _resolve(name: str, progress: Progress | None) -> Path:
-    if mine := _in_own_folders(name):
-        return mine
+    if here := find(name):
+        return here
     if name in CATALOG:
-        return cached(name) or fetch(CATALOG[name], progress=progress)
+        return fetch(CATALOG[name], progress=progress)
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -151,6 +151,11 @@ def _resolve(name: str, progress: Progress | None) -> Path:
     near = difflib.get_close_matches(name, CATALOG, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOG)}"
     raise ModelError(f"no model {name!r} in the catalog: {hint}")
+
+
+def find(name: str) -> Path | None:
+    """The file that a name stands for, in your own folders or the cache; fetches nothing."""
+    return _in_own_folders(name) or (cached(name) if name in CATALOG else None)
 
 
 def cache_folder() -> Path:

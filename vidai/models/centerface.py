@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from vidai.device import Device
-from vidai.models.family import InputSpec
 from vidai.models.model import Candidates, Model
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.candidates import View, candidates
+from vidai.types import InputSpec
 
 NAME = "centerface"
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from vidai.device import Device
 from vidai.models.coco import CATEGORIES, COCO
-from vidai.models.family import InputSpec
 from vidai.models.model import Candidates, Model, class_names
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.candidates import View, candidates
+from vidai.types import InputSpec
 
 NAME = "detr"
 

@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.models.coco import COCO
-from vidai.models.family import InputSpec
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.nms import nms
-from vidai.types import Detections, Placement
+from vidai.types import Detections, InputSpec, Placement
 
 # The cells of a one-shot detector's three levels, in model px.
 STRIDES = (8, 16, 32)

@@ -14,10 +14,10 @@ import numpy as np
 
 from vidai.device import Device
 from vidai.errors import ModelError
-from vidai.models.family import InputSpec
 from vidai.models.model import Candidates, Model, class_names, grid_cells
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.candidates import View, candidates
+from vidai.types import InputSpec
 
 NAME = "ultralytics"
 
@@ -36,7 +36,8 @@ def matches(file: OnnxFile) -> bool:
 def load(file: OnnxFile) -> Model:
     width, height = file.size
     if not width:
-        height, width = file.literal("imgsz", (640, 640))
+        side = file.literal("imgsz", 640)
+        height, width = side if isinstance(side, (list, tuple)) else (side, side)
     _, rows, columns = file.outputs[0].dims
     classes = len(file.names) or (rows - 4 if isinstance(rows, int) else 0)
     kind: type[Model]

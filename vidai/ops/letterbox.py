@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vidai.device import Device
-from vidai.models.family import InputSpec
 from vidai.ops.rgb import Format, color_matrix
-from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Frame, Placement, StreamInfo
+from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Frame, InputSpec, Placement, StreamInfo
 
 WEIGHT = 11  # bits of a weight
 UNIT = 1 << WEIGHT  # the sum of one output's weights on one axis

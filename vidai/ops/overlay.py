@@ -95,7 +95,7 @@ def draw(
     if not len(kept):
         return frame
     outer = _outer(boxes[kept], thickness)
-    fills, inks = to_yuv(_with_text_colors(colors[kept]), frame.info)
+    fills, inks = to_yuv(_with_text_colors(colors[kept]), frame)
     items = [_filled(_outline(outer, thickness), fills.repeat(4, 0))]
     glyphs = atlas(font_size)
     texts = [] if labels is None else [labels[k] for k in kept]
@@ -137,11 +137,12 @@ def to_stored(rectangles: Ints, info: StreamInfo) -> Ints:
     return np.stack([x0, y0, x1, y1], 1)
 
 
-def to_yuv(colors: npt.NDArray[np.uint8], info: StreamInfo) -> Ints:
-    """RGB colours (..., 3) as samples (y, u, v) of the stream."""
-    matrix, offset = _yuv_matrix(info.color.resolved(info.height), info.bit_depth)
+def to_yuv(colors: npt.NDArray[np.uint8], frame: Frame) -> Ints:
+    """RGB colours (..., 3) as samples (y, u, v) of the frame's surface."""
+    bit_depth = frame.surface.bit_depth  # of a 12-bit stream's converted pictures: 10
+    matrix, offset = _yuv_matrix(frame.info.color.resolved(frame.info.height), bit_depth)
     samples = np.floor(colors @ matrix + offset)
-    return np.minimum(samples, (1 << info.bit_depth) - 1).astype(np.int32)
+    return np.minimum(samples, (1 << bit_depth) - 1).astype(np.int32)
 
 
 @lru_cache

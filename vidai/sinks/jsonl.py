@@ -32,7 +32,7 @@ class JsonLines:
         self._target: Target | None = None
         self._file: TextIO = sys.stdout
 
-    def check(self, source: FileSource) -> None:
+    def check(self, source: FileSource, device: Device) -> None:
         if self._is_standard_output:
             if sys.stdout is None:
                 raise ConfigError("cannot write to the standard output: it is closed")
@@ -40,10 +40,13 @@ class JsonLines:
             check_target(self._path, overwrite=self._overwrite, source=source.path)
 
     def open(self, source: FileSource, device: Device) -> None:
-        self.check(source)
+        self.check(source, device)
         if not self._is_standard_output:
             self._target = Target(self._path, overwrite=self._overwrite, source=source.path)
-            self._file = self._target.temporary.open("w", encoding="utf-8")
+            try:
+                self._file = self._target.temporary.open("w", encoding="utf-8")
+            except OSError as error:
+                raise self._failed(error) from error
 
     def write(self, frame: Frame, detections: Detections) -> None:
         row = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from vidai.errors import ConfigError, SinkError
@@ -77,7 +78,7 @@ class Target:
         try:
             if partial:
                 path = self._link_as("partial")
-            elif self._overwrite or not self.path.exists():
+            elif self._overwrite or self._is_first():
                 path = self.path
                 os.replace(self.temporary, path)
             else:
@@ -87,6 +88,14 @@ class Target:
             raise SinkError(f"cannot write {self.path}: {reason(error)}") from error
         self.discard()
         return str(path)
+
+    def _is_first(self) -> bool:
+        """Take the name, unless it exists."""
+        try:
+            self.path.open("xb").close()
+        except FileExistsError:
+            return False
+        return True
 
     def _link_as(self, word: str) -> Path:
         """The file under the first free name of NAME.word.EXT, NAME.word-2.EXT …"""
@@ -103,5 +112,6 @@ class Target:
 
     def discard(self) -> None:
         """Remove what was written, unless it has its name already."""
-        self.temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
         _being_written.discard(self.path)

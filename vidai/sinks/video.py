@@ -71,8 +71,9 @@ class VideoFile:
         self._target: Target | None = None
         self._container: OutputContainer | None = None
 
-    def check(self, source: FileSource) -> None:
+    def check(self, source: FileSource, device: Device) -> None:
         """Raise ConfigError if this source cannot be written here."""
+        device.encoder(source.info, self._settings)
         check_target(self._path, overwrite=self._overwrite, source=source.path)
         if self._format == "webm" and self._settings.codec != "av1":
             raise ConfigError(
@@ -84,7 +85,7 @@ class VideoFile:
 
     def open(self, source: FileSource, device: Device) -> None:
         """Create the file and write its header."""
-        self.check(source)
+        self.check(source, device)
         self._source = source
         self._begin: Fraction | None = None
         self._encoder = device.encoder(source.info, self._settings)
@@ -115,6 +116,7 @@ class VideoFile:
                 self._outputs[stream.index] = output
             elif stream.type != "audio":
                 self.warnings.append(f"{self._refusal(stream)} and is left out")
+        self.warnings += [f"{what} is left out: one video is processed" for what in source.unused]
         if self._loses_pixel_shape(source):
             self.warnings.append(
                 f"{self._path.suffix} with av1 does not tell the pixel aspect ratio "

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vidai.errors import ConfigError, DecodeError
-from vidai.tags import bit_depth, color_of, display_matrix_of, reason
+from vidai.tags import bit_depth, codec_of, color_of, display_matrix_of, reason
 from vidai.types import Frame, StreamInfo
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ class FileSource:
         self._first_pts: int | None = None  # of the keyframe to begin with
         if keyframe is not None:
             position, self._first_pts = keyframe
-            lead = LEAD if self.others else 0
-            self.container.seek(position - lead * av.time_base)
+            self._seek(max(position - LEAD * av.time_base, 0) if self.others else position)
 
     def __enter__(self) -> FileSource:
         return self
@@ -102,6 +101,26 @@ class FileSource:
 
     def close(self) -> None:
         self.container.close()
+
+    @property
+    def unused(self) -> list[str]:
+        """Other videos of the file and cover art, in words: they go nowhere."""
+        return [
+            f"video stream {stream.index} ({codec_of(stream)})"
+            for stream in self.container.streams.video
+            if stream.index != self.video.index
+        ]
+
+    def _seek(self, position: int) -> None:
+        """To the position in µs, or where the container refuses that, to the top."""
+        try:
+            self.container.seek(position)
+        except (av.FFmpegError, ValueError):
+            self.container.close()
+            container = _open(self.path)
+            by_index = {stream.index: stream for stream in container.streams}
+            self.others = [by_index[stream.index] for stream in self.others]
+            self.container, self.video = container, _choose_video(container, self.path)
 
     def keeps(self, pts: int, time_base: Fraction) -> bool:
         """Whether this time lies in the part of the file that was asked for."""

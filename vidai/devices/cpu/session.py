@@ -18,7 +18,7 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).split(" : ", 3)[-1].strip().splitlines()[0]
+        reason = (str(error).split(" : ", 3)[-1].strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{what}: {reason[:300]}") from error
 
 
