@@ -189,6 +189,7 @@ class Pipeline:
                 self._wait(outcome, progress)
             except KeyboardInterrupt:
                 self._abandon.set()
+                _unfinished.add(writer.join)  # even a third one leaves time to clean up
                 self._wait(outcome, None)  # returns if all was finished meanwhile
         except BaseException:
             self._abandon.set()
@@ -198,6 +199,7 @@ class Pipeline:
         finally:
             if outcome.done():
                 writer.join()
+                _unfinished.discard(writer.join)
                 if self._own_source:
                     self.source.close()
         return self.report
