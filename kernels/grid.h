@@ -13,6 +13,7 @@
 
 #ifdef __CUDACC__
 
+#ifdef __CUDACC_RTC__  // NVRTC has no <stdint.h>
 typedef unsigned char uint8_t;
 typedef short int16_t;
 typedef unsigned short uint16_t;
@@ -20,6 +21,9 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
+#else
+#include <stdint.h>
+#endif
 
 #define FN __device__ __forceinline__
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(256) name
