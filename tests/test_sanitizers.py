@@ -17,7 +17,7 @@ from tests.builds import build
 ROOT = Path(__file__).parents[1]
 TESTS = {  # only these kernels have two forms
     "gpu": ["letterbox", "rgb"],
-    "host": ["letterbox", "rgb", "candidates", "nms", "overlay", "redact"],
+    "host": ["letterbox", "rgb", "yuv", "candidates", "nms", "overlay", "redact"],
 }
 
 RUN = """

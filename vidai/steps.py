@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 
 from vidai.errors import ConfigError
+from vidai.ops.image import check_degrees, check_matrix, check_sigma, gaussian, rotate, warp
 from vidai.ops.overlay import check_drawing, color_for, draw
 from vidai.ops.redact import check_redaction, redact
+from vidai.ops.yuv import write_rgb
 from vidai.types import Detections, Frame
 
 
@@ -107,13 +109,71 @@ class Redact:
         )
 
 
-STEPS: dict[str, type[Overlay] | type[Redact]] = {"overlay": Overlay, "redact": Redact}
+@dataclass(frozen=True)
+class Gaussian:
+    """Blurs the whole picture. sigma: standard deviation, px, as in vidai.ops.gaussian.
+
+    Like Rotate and Warp it takes the picture through RGB of 8 bits and back.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame:
+        return write_rgb(frame, gaussian(frame.device, frame.rgb(), self.sigma))
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Turns the picture about its centre. degrees: counter-clockwise, see vidai.ops.rotate.
+
+    Boxes are not moved: they are those of the picture before this step, so draw and redact
+    first. The rotation of a phone's video needs no step: boxes and pictures are upright, and
+    the output is tagged like the source.
+    """
+
+    degrees: float
+
+    def __post_init__(self) -> None:
+        check_degrees(self.degrees)
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame:
+        return write_rgb(frame, rotate(frame.device, frame.rgb(), self.degrees))
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Maps the picture by a perspective. matrix: three rows of three, see vidai.ops.warp.
+
+    Boxes are not moved: they are those of the picture before this step, so draw and redact
+    first.
+    """
+
+    matrix: Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        check_matrix(self.matrix)
+
+    def __call__(self, frame: Frame, detections: Detections) -> Frame:
+        return write_rgb(frame, warp(frame.device, frame.rgb(), self.matrix))
+
+
+STEPS: dict[str, type[Overlay | Redact | Gaussian | Rotate | Warp]] = {
+    "overlay": Overlay,
+    "redact": Redact,
+    "gaussian": Gaussian,
+    "rotate": Rotate,
+    "warp": Warp,
+}
 
 
 def steps_from(config: Sequence[str | dict[str, Any]]) -> list[Step]:
     """Steps from their YAML form: a name, or {name: {option: value, …}}, in order.
 
-    Raises ConfigError for an unknown step or option, naming the known ones.
+    Raises ConfigError for an unknown step or option, naming the known ones, and for a missing
+    one.
     """
     return [_step(entry) for entry in config]
 
@@ -134,6 +194,9 @@ def _step(entry: str | dict[str, Any]) -> Step:
             ", ".join(map(str, options.keys() - known)) if isinstance(options, dict) else options
         )
         raise ConfigError(f"{name} has no option {wrong!r}: use {', '.join(sorted(known))}")
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not needed <= options.keys():
+        raise ConfigError(f"{name} needs {', '.join(sorted(needed - options.keys()))}")
     try:
         return kind(**options)
     except TypeError as error:
