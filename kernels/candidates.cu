@@ -1,9 +1,9 @@
 // The first step after a detector: of its thousands of anchors, decode and keep the few
 // whose best class scores at least `conf`.
 //
-// out: row 0 holds the number found (int32), row 1 + k the k-th of them, in any order, as
-// seven floats: anchor, class, score, x1, y1, x2, y2 (model px). Rows past `limit` are
-// counted and not written, so that the caller can come again with more room.
+// out, for each picture of the batch: row 0 holds the number found (int32), row 1 + k the k-th
+// of them, in any order, as seven floats: anchor, class, score, x1, y1, x2, y2 (model px). Rows
+// past `limit` are counted and not written, so that the caller can come again with more room.
 #include "floats.h"
 
 enum { XYXY, CXCYWH, CXCYWH_UNIT, YOLOX, CENTERFACE };  // as vidai.ops.candidates.CODINGS
@@ -19,8 +19,14 @@ FN int take_row(int *count) { return (*count)++; }
 template <typename T>
 struct View {
   const T *data;  // null: the model has no such output
-  int anchor_step, channel_step;
+  int anchor_step, channel_step, picture_step;
 };
+
+template <typename T>
+FN View<T> of_picture(View<T> view, int n) {
+  if (view.data) view.data += (int64_t)n * view.picture_step;
+  return view;
+}
 
 template <typename T>
 FN float at(View<T> view, int anchor, int channel) {
@@ -70,6 +76,17 @@ struct Task {
   int limit;
   int *out;
 };
+
+// The part of a batch that is picture n's.
+template <typename T>
+FN Task<T> of_picture(Task<T> task, int n) {
+  task.boxes = of_picture(task.boxes, n);
+  task.scores = of_picture(task.scores, n);
+  task.objectness = of_picture(task.objectness, n);
+  task.offsets = of_picture(task.offsets, n);
+  task.out += (int64_t)n * (1 + task.limit) * COLUMNS;
+  return task;
+}
 
 // A score as a probability.
 template <typename T>
@@ -122,8 +139,8 @@ FN void examine(const Task<T> &task, int anchor) {
 #ifdef __CUDACC__
 
 template <typename T>
-FN void examine_all(const Task<T> &task) {
-  FOR_PIXELS(n, y, x, 1, 1, task.anchors) { examine(task, x); }
+FN void examine_all(const Task<T> &batch, int pictures) {
+  FOR_PIXELS(n, y, x, pictures, 1, batch.anchors) { examine(of_picture(batch, n), x); }
 }
 
 #else
@@ -153,33 +170,40 @@ FN void examine_block(const Task<T> &task, int first) {
 }
 
 template <typename T>
-FN void examine_all(const Task<T> &task) {
-  if (task.scores.anchor_step == 1 && !task.objectness.data) {
-    for (int first = 0; first < task.anchors; first += BLOCK) examine_block(task, first);
-  } else {
-    for (int anchor = 0; anchor < task.anchors; anchor++) examine(task, anchor);
+FN void examine_all(const Task<T> &batch, int pictures) {
+  for (int n = 0; n < pictures; n++) {
+    const Task<T> task = of_picture(batch, n);
+    if (task.scores.anchor_step == 1 && !task.objectness.data) {
+      for (int first = 0; first < task.anchors; first += BLOCK) examine_block(task, first);
+    } else {
+      for (int anchor = 0; anchor < task.anchors; anchor++) examine(task, anchor);
+    }
   }
 }
 
 #endif
 
-KERNEL(candidates_begin)(int *out) {
-  FOR_PIXELS(n, y, x, 1, 1, 1) out[0] = 0;
+KERNEL(candidates_begin)(int *out, int pictures, int limit) {
+  FOR_PIXELS(n, y, x, 1, 1, pictures) out[(int64_t)x * (1 + limit) * COLUMNS] = 0;
 }
 
-#define CANDIDATES(name, T)                                                                   \
-  KERNEL(name)                                                                                \
-  (const T *boxes, int boxes_start, int boxes_anchor, int boxes_channel, const T *scores,     \
-   int scores_start, int scores_anchor, int scores_channel, const T *objectness,              \
-   int objectness_start, int objectness_anchor, int objectness_channel, const T *offsets,     \
-   int offsets_start, int offsets_anchor, int offsets_channel, int anchors, int classes,      \
-   int coding, int logits, int width, int height, float conf, int limit, int *out) {          \
-    Task<T> task = {{boxes + boxes_start, boxes_anchor, boxes_channel},                       \
-                    {scores + scores_start, scores_anchor, scores_channel},                   \
-                    {objectness + objectness_start, objectness_anchor, objectness_channel},   \
-                    {offsets + offsets_start, offsets_anchor, offsets_channel},               \
-                    anchors, classes, coding, logits, width, height, conf, limit, out};       \
-    examine_all(task);                                                                        \
+#define CANDIDATES(name, T)                                                                    \
+  KERNEL(name)                                                                                 \
+  (const T *boxes, int boxes_start, int boxes_anchor, int boxes_channel, int boxes_picture,    \
+   const T *scores, int scores_start, int scores_anchor, int scores_channel,                   \
+   int scores_picture, const T *objectness, int objectness_start, int objectness_anchor,       \
+   int objectness_channel, int objectness_picture, const T *offsets, int offsets_start,        \
+   int offsets_anchor, int offsets_channel, int offsets_picture, int pictures, int anchors,    \
+   int classes, int coding, int logits, int width, int height, float conf, int limit,          \
+   int *out) {                                                                                 \
+    Task<T> task = {                                                                           \
+        {boxes + boxes_start, boxes_anchor, boxes_channel, boxes_picture},                     \
+        {scores + scores_start, scores_anchor, scores_channel, scores_picture},                \
+        {objectness + objectness_start, objectness_anchor, objectness_channel,                 \
+         objectness_picture},                                                                  \
+        {offsets + offsets_start, offsets_anchor, offsets_channel, offsets_picture},           \
+        anchors, classes, coding, logits, width, height, conf, limit, out};                    \
+    examine_all(task, pictures);                                                               \
   }
 
 CANDIDATES(candidates, float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from vidai.device import Device, open_device
 
 ROOT = Path(__file__).parents[1]
+# Those need a driver, see tests/cuda/conftest.py.
+collect_ignore = [] if "VIDAI_TEST_GPU" in os.environ else ["cuda"]
 
 
 @pytest.fixture(scope="session")

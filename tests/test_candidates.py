@@ -48,7 +48,10 @@ def run(
 ) -> tuple[Array, Array, Array]:
     views: dict[str, Any] = {name: laid_out(array, layout, dtype) for name, array in raw.items()}
     anchors, classes = raw["scores"].shape
-    return candidates(device, anchors=anchors, classes=classes, **views, **kwargs)
+    (found,) = candidates(
+        device, pictures=1, anchors=anchors, classes=classes, **views, **kwargs
+    )
+    return found
 
 
 def expect_gold(
@@ -141,8 +144,9 @@ def exp_float(device: Device, values: Array) -> Array:
     boxes[1] = values
     zeros = np.zeros((2, count), np.float32)
     zeros[1] = -(np.arange(count) + 0.5)  # centre every box on 0: its corners are ± half
-    found, _, _ = candidates(
+    ((found, _, _),) = candidates(
         device,
+        pictures=1,
         anchors=count,
         classes=1,
         boxes=View(boxes, 0, 1, count),
@@ -178,8 +182,9 @@ def test_half_numbers_are_read_exactly(device: Device) -> None:
     finite = every[np.isfinite(every)]
     boxes = np.zeros((len(finite), 4), np.float16)
     boxes[:, 0] = finite
-    found, _, _ = candidates(
+    ((found, _, _),) = candidates(
         device,
+        pictures=1,
         anchors=len(finite),
         classes=1,
         boxes=View(boxes, 0, 4, 1),

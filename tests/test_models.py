@@ -39,14 +39,13 @@ def detect(
     return model.detections(
         device,
         device.session(model.onnx).run(data),
-        n,
         size=size,
-        placement=placement,
-        picture=picture or size,
+        placements=[placement] * len(data),
+        pictures=[picture or size] * len(data),
         conf=conf,
         iou=iou,
         classes=classes,
-    )
+    )[n]
 
 
 def expect(

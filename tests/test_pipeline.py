@@ -471,10 +471,10 @@ def test_detectors_keep_their_sessions(tmp_path: Path, tiny_model: Path) -> None
     made = 0
     session = detector.device.session
 
-    def counted(model: bytes) -> Any:
+    def counted(model: bytes, *how: Any) -> Any:
         nonlocal made
         made += 1
-        return session(model)
+        return session(model, *how)
 
     detector.device.session = counted  # type: ignore[method-assign]
     for _ in range(4):

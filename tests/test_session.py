@@ -9,6 +9,7 @@ import pytest
 from tests.tiny_model import picture, write_tiny_model
 from vidai.device import Device
 from vidai.devices.cpu.session import OnnxSession
+from tests.surfaces import cpu
 from vidai.errors import ModelError
 
 
@@ -32,7 +33,7 @@ def test_gives_the_raw_outputs_of_every_picture(device: Device, model: bytes) ->
 
 def test_runs_float16_models(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "half.onnx", dtype="float16")
-    session = OnnxSession((tmp_path / "half.onnx").read_bytes())
+    session = OnnxSession(cpu(), (tmp_path / "half.onnx").read_bytes())
     (output,) = session.run(as_input(picture([(0, 0, 2)]), "float16"))
     assert output.dtype == np.float16
     assert output[0, 0, 7] == pytest.approx(1, abs=0.01)
@@ -42,7 +43,7 @@ def test_sessions_run_side_by_side(model: bytes) -> None:
     results: dict[int, np.ndarray] = {}
 
     def work(class_id: int) -> None:
-        session = OnnxSession(model)
+        session = OnnxSession(cpu(), model)
         for _ in range(20):
             (results[class_id],) = session.run(as_input(picture([(0, 0, class_id)])))
 
@@ -56,9 +57,9 @@ def test_sessions_run_side_by_side(model: bytes) -> None:
 
 def test_a_damaged_model_is_a_model_error(model: bytes) -> None:
     with pytest.raises(ModelError, match=r"cannot load the model: .*protobuf"):
-        OnnxSession(model[: len(model) // 2])
+        OnnxSession(cpu(), model[: len(model) // 2])
 
 
 def test_an_input_of_the_wrong_size_is_a_model_error(model: bytes) -> None:
     with pytest.raises(ModelError, match=r"float32 input of shape \(1, 3, 64, 64\)"):
-        OnnxSession(model).run(np.zeros((1, 3, 64, 64), np.float32))
+        OnnxSession(cpu(), model).run(np.zeros((1, 3, 64, 64), np.float32))

@@ -42,14 +42,18 @@ def run(
     codec: str = "h264",
     quality: int | None = None,
     preset: str | None = None,
+    bframes: int | None = None,
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
     audio: bool = True,
     strict: bool = False,
+    strict_gpu: bool = False,
+    max_host_bytes_per_frame: int | None = None,
     overwrite: bool = False,
     progress: Callable[[Report], None] | None = None,
     download: Callable[[int, int], None] | None = None,
+    build: Callable[[str, float], None] | None = None,
 ) -> Report:
     """Run a video file through a pipeline and return the report.
 
@@ -57,15 +61,17 @@ def run(
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
     conf, iou and classes override what it says. records: one JSON line a frame. report:
     the returned report as JSON, also when the run fails midway. codec: "h264", "hevc", "av1";
-    quality: its CRF, lower is better; preset: the encoder's own. start, end: seconds from
-    the beginning. strict: damaged input is an error. progress: called about ten times a
+    quality: its CRF, lower is better; preset, bframes: the encoder's own. start, end: seconds
+    from the beginning. strict: damaged input is an error. strict_gpu: what the GPU cannot do
+    itself is an error, not work for the CPU. max_host_bytes_per_frame: an error once more than
+    that crosses between host and GPU memory, on average. progress: called about ten times a
     second with the report; download: with bytes done and in all while a catalog model is
-    fetched. Nothing that exists is overwritten unless overwrite is true. Raises VidaiError.
+    fetched; build: with what is done and how much, 0–1, while an engine is built for the GPU. Nothing that exists is overwritten unless overwrite is true. Raises VidaiError.
     """
     _check_distinct(output, records, report)
     config = load_config(pipeline)
     steps = steps_from(config.steps)
-    opened = open_device(device) if isinstance(device, str) else device
+    opened = open_device(device, strict_gpu=strict_gpu) if isinstance(device, str) else device
     with FileSource(input, start=start, end=end) as source, ExitStack() as undo:
         sinks: list[Sink] = []
         if records is not None:
@@ -77,6 +83,7 @@ def run(
                     codec=codec,
                     quality=quality,
                     preset=preset,
+                    bframes=bframes,
                     audio=audio,
                     overwrite=overwrite,
                 )
@@ -97,11 +104,13 @@ def run(
                 iou=config.iou if iou is None else iou,
                 classes=config.classes if classes is None else classes,
                 download=download,
+                build=build,
             ),
             steps=steps if output is not None else (),
             sinks=sinks,
             max_frames=max_frames,
             strict=strict,
+            max_host_bytes_per_frame=max_host_bytes_per_frame,
         )
         try:
             return running.run(progress)

@@ -81,6 +81,7 @@ def cli() -> None:
     vidai run in.mp4 out.mp4 --pipeline anonymize   find faces and blur them
     vidai run in.mp4 --records out.jsonl            detections only, nothing drawn
     vidai probe in.mp4                              what is in a file
+    vidai doctor                                    whether this machine's GPU can be used
 
     \b
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but the input was
@@ -171,12 +172,22 @@ LEVEL = click.FloatRange(0, 1)
     metavar="CRF",
     help="Lower is better and larger.  [default: h264 23, hevc 26, av1 32]",
 )
-@click.option("--preset", help="The encoder's speed preset.")
+@click.option("--preset", help="The encoder's speed preset; NVENC: P1 (fastest) to P7 (best).")
+@click.option("--bframes", type=click.IntRange(0), metavar="N", help="B-frames; NVENC: 0.")
 @click.option("--start", type=Seconds(), help="Begin here: 90, 1:30 or 0:01:30.5.")
 @click.option("--end", type=Seconds(), help="Stop here.")
 @click.option("--max-frames", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound out of OUTPUT.")
 @click.option("--strict", is_flag=True, help="Damaged input is an error, not a warning.")
+@click.option(
+    "--strict-gpu", is_flag=True, help="What the GPU cannot do itself is an error, not CPU work."
+)
+@click.option(
+    "--max-host-bytes-per-frame",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Fail once more than N bytes a frame cross between host and GPU, on average.",
+)
 @click.option("-y", "--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @verbose
@@ -198,12 +209,17 @@ def run(
 
     if options["output"] is None and options["records"] is None and options["report"] is None:
         raise click.UsageError("nothing to write: give OUTPUT, --records or --report")
-    with terminal.download(quiet) as on_download, terminal.frames(quiet) as on_report:
+    with (
+        terminal.download(quiet) as on_download,
+        terminal.engine(quiet) as on_build,
+        terminal.frames(quiet) as on_report,
+    ):
         report = api.run(
             model=model,
             audio=not no_audio,
             progress=on_report,
             download=on_download,
+            build=on_build,
             **options,
         )
     if not quiet:
@@ -337,6 +353,80 @@ def path(model: str | None) -> None:
         raise Failure(f"{model} is not here yet: vidai models pull {model}")
     else:
         click.echo(found)
+
+
+@cli.group()
+@verbose
+def kernels() -> None:
+    """The CUDA kernels: compiled at their first use, or ahead."""
+
+
+@kernels.command("build")
+@click.option(
+    "--arch",
+    metavar="sm_NN",
+    multiple=True,
+    help="For this architecture; may be repeated.  [default: all that vidai supports]",
+)
+@verbose
+def build_kernels(arch: tuple[str, ...]) -> None:
+    """Compile every CUDA kernel into the cache; needs no GPU.
+
+    \b
+    vidai kernels build --arch sm_89      # for an L40S, say in an image's Dockerfile
+    """
+    from vidai import terminal
+    from vidai.resources import cache_folder
+
+    try:
+        from vidai.devices.cuda import programs
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"compiling needs the package {error.name}: pip install 'vidai[cuda]'"
+        ) from error
+    wanted = arch or programs.ARCHITECTURES
+    if unknown := [name for name in wanted if name not in programs.ARCHITECTURES]:
+        raise click.UsageError(
+            f"{', '.join(unknown)}: choose from {', '.join(programs.ARCHITECTURES)}"
+        )
+    files = sorted(set(programs.sources().values()))
+    compiled = 0
+    with terminal.steps(len(wanted) * len(files)) as step:
+        for architecture in wanted:
+            for source in files:
+                step(f"{source.name} for {architecture}")
+                compiled += programs.build(source, architecture)[1]
+    total = len(wanted) * len(files)
+    click.echo(f"{compiled} of {total} cubins compiled, all are in {cache_folder('kernels')}")
+
+
+@cli.command()
+@click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+@verbose
+@click.pass_context
+def doctor(ctx: click.Context, device: str, as_json: bool) -> None:
+    """Whether and how vidai can use this machine's GPU, and what to do about each problem.
+
+    Tries every stage of a run, in processes of their own. Exit code 0 when all of them work
+    on the device, 1 when not; auto is the CPU where there is no GPU.
+
+    
+    vidai doctor
+    vidai doctor --device cuda:1
+    vidai doctor --json | jq '.findings[] | select(.status == "problem")'
+    """
+    from vidai import terminal
+    from vidai.doctor import examine
+
+    with terminal.looking() as on_look:
+        found = examine(device, on_look)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        terminal.diagnosis(found)
+    if not found.works:
+        ctx.exit(1)
 
 
 @cli.command()

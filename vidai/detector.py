@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vidai.batcher import Batcher, Detected
 from vidai.device import Device, Session, open_device
 from vidai.errors import ConfigError
-from vidai.models import Model, load_model
+from vidai.models import Model, load_model, model_of
 from vidai.ops import letterbox
 from vidai.types import Batch, Detections, Frame
 
@@ -23,8 +27,11 @@ class Detector:
     model: a catalog name (`vidai models list`), the path of an ONNX file, or a loaded
     Model. conf: least score, 0–1. iou: overlap above which the weaker of two boxes of one
     class is dropped, 0–1. classes: names or numbers to keep, None for all. download:
-    called with bytes done and in all while a catalog model is fetched. Raises ModelError
-    for the model, ConfigError for a class that it does not know.
+    called with bytes done and in all while a catalog model is fetched; build: with what is
+    done and how much of it, 0–1, while a GPU's engine is built at the first frame. Raises
+    ModelError for the model, ConfigError for a class that it does not know.
+
+    notes: what a user should know of how the model runs.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class Detector:
         classes: Iterable[str | int] | None = None,
         family: str | None = None,
         download: Callable[[int, int], None] | None = None,
+        build: Callable[[str, float], None] | None = None,
     ) -> None:
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
@@ -48,47 +56,114 @@ class Detector:
         self.conf = conf
         self.iou = iou
         self.classes = None if classes is None else self._class_ids(classes)
+        self.max_batch = min(self.device.max_batch, model.max_batch or self.device.max_batch)
+        self.notes: list[str] = []
+        self._on_build = build
         self._idle: list[tuple[Session, dict[tuple[int, ...], Any]]] = []
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._batcher: Batcher | None = None
+        self._users = 0
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: Any,
+        example: Any,
+        *,
+        family: str | None = None,
+        names: Sequence[str] | Mapping[int, str] | None = None,
+        **options: Any,
+    ) -> Detector:
+        """A detector from a torch.nn.Module, exported to ONNX in memory; needs vidai[torch].
+
+        example: a float tensor (1, 3, height, width) of the size that the model shall see.
+        names: of the classes. options: device, conf, iou and classes, as above. The module
+        answers as its family's ONNX files do, see vidai.models and `vidai.torch`; YOLOX's
+        does after `module.head.decode_in_inference = False`. Raises ModelError for the
+        module, ConfigError for the rest.
+        """
+        from vidai.torch import export_module  # an extra: not everyone has it
+
+        model = model_of(export_module(module, example, names), family=family)
+        return cls(model, **options)
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.model.names
 
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Detections of each frame; all frames must have one size."""
+        """Detections of each frame; the frames must share one input size, see `input_size`."""
         try:
             session, inputs = self._idle.pop()
         except IndexError:
-            session, inputs = self.device.session(self.model.onnx), {}
+            session, inputs = self._open_session(), {}
         batch = self._batch(frames, inputs)
+        for lane in {id(frame.device): frame.device for frame in frames}.values():
+            session.device.after(lane)
         outputs = session.run(batch.data)
-        self._idle.append((session, inputs))
         height, width = batch.data.shape[2:]
-        return [
-            self.model.detections(
-                self.device,
-                outputs,
-                n,
-                size=(width, height),
-                placement=placement,
-                picture=(frame.width, frame.height),
-                conf=self.conf,
-                iou=self.iou,
-                classes=self.classes,
-            )
-            for n, (frame, placement) in enumerate(zip(batch.frames, batch.placements, strict=True))
-        ]
+        found = self.model.detections(
+            session.device,
+            outputs,
+            size=(width, height),
+            placements=batch.placements,
+            pictures=[(frame.width, frame.height) for frame in frames],
+            conf=self.conf,
+            iou=self.iou,
+            classes=self.classes,
+        )
+        self._idle.append((session, inputs))  # only now: the run is done, its buffers are free
+        return found
+
+    def _open_session(self) -> Session:
+        model = self.model
+        with self._opening:  # a model is built for a GPU once, also where two threads ask for it
+            session = self.device.session(model.onnx, model.spec, model.name, self._on_build)
+        self.notes += [note for note in session.notes if note not in self.notes]
+        return session
+
+    def input_size(self, frame: Frame) -> tuple[int, int]:
+        """(width, height) in px of the model's input for this frame."""
+        return self.model.spec.size_for(frame.width, frame.height)
+
+    @contextmanager
+    def batching(self) -> Iterator[Callable[[Frame], Future[Detected]]]:
+        """Gives the function that takes frames and answers with futures of their detections.
+
+        All who are inside at one time share threads and batches.
+        """
+        with self._lock:
+            self._users += 1
+            if self._batcher is None:
+                self._batcher = Batcher(
+                    self, self.input_size, workers=self.device.workers, max_batch=self.max_batch
+                )
+            batcher = self._batcher
+        try:
+            yield batcher.submit
+        finally:
+            with self._lock:
+                self._users -= 1
+                last = not self._users
+                if last:
+                    self._batcher = None
+            if last:
+                batcher.close()
 
     def _batch(self, frames: Sequence[Frame], inputs: dict[tuple[int, ...], Any]) -> Batch:
         """Frames in the input of their shape, which is made at its first use."""
-        spec = self.model.spec
-        width, height = spec.size_for(frames[0].width, frames[0].height)
-        shape = (len(frames), 3, height, width)
-        data = inputs.get(shape)
+        width, height = self.input_size(frames[0])
+        largest = (self.max_batch, 3, height, width)
+        data = inputs.get(largest)
         if data is None:
             inputs.clear()
-            data = inputs[shape] = self.device.empty(shape, np.dtype(spec.dtype))
-        placements = tuple(letterbox(frame, data, n, spec) for n, frame in enumerate(frames))
+            data = inputs[largest] = self.device.empty(largest, np.dtype(self.model.spec.dtype))
+            self.device.synchronize()  # from here on every lane may write to it
+        data = data[: len(frames)]
+        placements = tuple(
+            letterbox(frame, data, n, self.model.spec) for n, frame in enumerate(frames)
+        )
         return Batch(data, placements, tuple(frames))
 
     def _class_ids(self, classes: Iterable[str | int]) -> frozenset[int]:

@@ -69,7 +69,7 @@ class Atlas:
         """The mask where kernels can read it, sent again only when it has grown."""
         sent = self._on_device.get(device)
         if sent is None or len(sent) != len(self.mask):
-            sent = self._on_device[device] = device.to_device(self.mask)
+            sent = self._on_device[device] = device.constant(self.mask, "glyphs")
         return sent
 
     def _render(self, char: str) -> Glyph:

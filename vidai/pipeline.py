@@ -2,7 +2,7 @@
 
     reader thread          detector threads             writer thread (or your loop)
     demux, decode  ──────▶ letterbox, infer, NMS ─────▶ steps, sinks
-       │                        one frame each               ▲
+       │                   batches, see batcher.py           ▲
        └── a window of frames in flight, kept in order ──────┘
 
 The window is the only buffer of pictures: the reader waits while it is full, so memory is
@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -27,16 +27,17 @@ from typing import Any, Protocol, TypeAlias
 
 import av
 
+from vidai.batcher import Detected, daemon
 from vidai.detector import Detector
 from vidai.device import Device, open_device
-from vidai.errors import ConfigError, DecodeError
+from vidai.errors import ConfigError, DecodeError, VidaiError, located
 from vidai.report import Report
 from vidai.sources.file import INTERLEAVE, FileSource
 from vidai.steps import Step
 from vidai.types import Detections, Frame
 
 Item: TypeAlias = "Frame | av.Packet[Any]"
-Detected: TypeAlias = "tuple[Detections, float]"  # and the seconds that it took
+Submit: TypeAlias = "Callable[[Frame], Future[Detected]]"
 Ready: TypeAlias = "queue.SimpleQueue[tuple[Item | None, Future[Detected] | None] | None]"
 
 
@@ -69,49 +70,6 @@ class Sink(Protocol):
         ...
 
 
-class _Workers:
-    """Threads that call a function on what they are given, and answer with futures.
-
-    They are daemons, unlike those of concurrent.futures, for which the interpreter waits at
-    its end: a program that leaves a loop over results unfinished would never end.
-    """
-
-    def __init__(self, count: int, work: Callable[[Frame], Detected]) -> None:
-        self._work = work
-        self._jobs: queue.SimpleQueue[tuple[Frame, Future[Detected]] | None] = queue.SimpleQueue()
-        self._threads = [_daemon("vidai-detector", self._serve) for _ in range(count)]
-
-    def submit(self, frame: Frame) -> Future[Detected]:
-        future: Future[Detected] = Future()
-        self._jobs.put((frame, future))
-        return future
-
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            frame, future = job
-            try:
-                future.set_result(self._work(frame))
-            except BaseException as error:
-                future.set_exception(error)
-            del job, frame, future  # else the last frame's memory stays until the next
-
-    def close(self) -> None:
-        """End the threads once their current frame is done; what waits is forgotten."""
-        with suppress(queue.Empty):
-            while True:
-                self._jobs.get_nowait()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
-
-
-def _daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
 # A loop that a program left open still has threads inside native code, which must not be
 # torn down with the interpreter around them.
 _unfinished: set[Callable[[], None]] = set()
@@ -129,7 +87,8 @@ class Pipeline:
     source: a path, or an open FileSource, which stays open. detector: None lets frames
     through with no detections. steps: called in order as `frame = step(frame, detections)`.
     max_frames: stop after so many. strict: damaged input is a DecodeError instead of a
-    count in the report.
+    count in the report. max_host_bytes_per_frame: a TransferError once more than that crossed
+    between host and device memory, on average; None: no limit.
     """
 
     def __init__(
@@ -142,6 +101,7 @@ class Pipeline:
         device: Device | None = None,
         max_frames: int | None = None,
         strict: bool = False,
+        max_host_bytes_per_frame: int | None = None,
     ) -> None:
         if max_frames is not None and max_frames < 1:
             raise ConfigError(f"max_frames is a number from 1 up, not {max_frames}")
@@ -152,6 +112,9 @@ class Pipeline:
         self.device = device or (detector.device if detector else open_device())
         self.max_frames = max_frames
         self.strict = strict
+        self.max_host_bytes_per_frame = max_host_bytes_per_frame
+        self._window = 2 * self.device.workers * (detector.max_batch if detector else 1) + 2
+        self._transfers_before = self.device.transfers.snapshot()
         info = self.source.info
         self.report = Report(
             input=str(self.source.path),
@@ -162,6 +125,7 @@ class Pipeline:
             source_codec=info.codec,
             expected_frames=_expected_frames(self.source, max_frames),
         )
+        self._notes: list[str] = []
         self._own_source = not isinstance(source, FileSource)
         self._used = False
         self._end: Fraction | None = None  # where a cut ends, once it is known
@@ -180,7 +144,7 @@ class Pipeline:
         for sink in self.sinks:
             sink.check(self.source, self.device)
         outcome: Future[None] = Future()
-        writer = _daemon("vidai-writer", self._write_all, outcome)
+        writer = daemon("vidai-writer", self._write_all, outcome)
         try:
             self._wait(outcome, progress)
         except KeyboardInterrupt:
@@ -212,6 +176,7 @@ class Pipeline:
                 for item, detections, _ in ordered:
                     if isinstance(item, Frame):
                         self.report.ledger.processed += 1
+                        self._count_done()
                         yield item, detections
         finally:
             self._account_for("not taken")
@@ -225,7 +190,7 @@ class Pipeline:
 
     # Reader thread: packets to frames, each handed to the detector's threads at once.
 
-    def _read(self, workers: _Workers, window: threading.Semaphore, ready: Ready) -> None:
+    def _read(self, submit: Submit, window: threading.Semaphore, ready: Ready) -> None:
         try:
             for item in self._in_step():
                 if not isinstance(item, Frame):
@@ -235,7 +200,7 @@ class Pipeline:
                 if self._stop.is_set():
                     break
                 self.report.ledger.received += 1
-                ready.put((item, workers.submit(item)))
+                ready.put((item, submit(item)))
         except BaseException as error:
             failed: Future[Detected] = Future()
             failed.set_exception(error)
@@ -279,6 +244,7 @@ class Pipeline:
 
     def _decoded(self) -> Iterator[Item]:
         decoder = self.device.decoder(self.source.video, self.source.info)
+        self._notes = decoder.notes
         for packet in chain(self.source.packets(), (None,)):
             if self._stop.is_set():
                 return
@@ -298,29 +264,27 @@ class Pipeline:
                 raise DecodeError(f"{self.source.path} is damaged{where}, and strict was asked for")
             yield from frames
 
-    def _detect(self, frame: Frame) -> Detected:
-        start = time.perf_counter()
-        detections = self.detector([frame])[0] if self.detector else Detections.empty()
-        return detections, time.perf_counter() - start
-
     # Consumer: everything in the order in which it was read.
 
     def _ordered(self) -> Generator[tuple[Item, Detections, float], None, None]:
         if self._used:
             raise ConfigError("a pipeline runs once: make another one")
         self._used = True
-        count = self.device.workers if self.detector else 1
-        window = threading.Semaphore(2 * count + 2)
+        window = threading.Semaphore(self._window)
         ready: Ready = queue.SimpleQueue()
         nothing = Detections.empty()
-        workers = _Workers(count, self._detect)
-        reader = _daemon("vidai-reader", self._read, workers, window, ready)
+        done = ExitStack()
+        submit = done.enter_context(self.detector.batching()) if self.detector else _undetected
+        reader = daemon("vidai-reader", self._read, submit, window, ready)
 
         def end() -> None:
             self._stop.set()
             window.release()
             reader.join()
-            workers.close()
+            while (waiting := _next_now(ready)) is not None:
+                if waiting[1] is not None:
+                    waiting[1].cancel()
+            done.close()
 
         _unfinished.add(end)
         try:
@@ -377,8 +341,10 @@ class Pipeline:
                 sink.abort()
         report.seconds = time.perf_counter() - started
         report.cpu_seconds = time.process_time() - cpu_before
+        report.transfers = self.device.transfers.since(self._transfers_before)
         if told := self.damage():
             report.warnings.append(told)
+        report.warnings += self._notes + (self.detector.notes if self.detector else [])
         for sink in self.sinks:
             report.warnings += sink.warnings
 
@@ -395,18 +361,29 @@ class Pipeline:
     def _write(self, frame: Frame, detections: Detections) -> None:
         report = self.report
         start = time.perf_counter()
-        for step in self.steps:
-            frame = step(frame, detections)
+        try:
+            for step in self.steps:
+                frame = step(frame, detections)
+        except VidaiError as error:
+            raise located(frame, error) from error
         report.stages["draw"] += time.perf_counter() - start
         start = time.perf_counter()
         for sink in self.sinks:
             sink.write(frame, detections)
         report.stages["encode"] += time.perf_counter() - start
+        self._count_done()
         report.detections.update(detections.name(int(i)) for i in detections.class_ids)
         report.ledger.processed += 1
 
+    def _count_done(self) -> None:
+        transfers, budget = self.device.transfers, self.max_host_bytes_per_frame
+        transfers.frame_done()
+        if budget is not None:
+            transfers.check(budget, self._window, since=self._transfers_before)
+
     def _account_for(self, reason: str) -> None:
         """What was received and not processed, because the run ended, is told in the ledger."""
+        self.report.transfers = self.device.transfers.since(self._transfers_before)
         ledger = self.report.ledger
         lost = ledger.received - ledger.processed - ledger.dropped.total() - ledger.failed.total()
         if lost:
@@ -422,6 +399,21 @@ class Pipeline:
             if progress:
                 progress(self.report)
         outcome.result()
+
+
+def _undetected(frame: Frame) -> Future[Detected]:
+    """The answer for a frame when there is no detector."""
+    future: Future[Detected] = Future()
+    future.set_result((Detections.empty(), 0.0))
+    return future
+
+
+def _next_now(ready: Ready) -> tuple[Item | None, Future[Detected] | None] | None:
+    """The next entry if there is one."""
+    try:
+        return ready.get_nowait()
+    except queue.Empty:
+        return None
 
 
 def _time_of(packet: av.Packet[Any]) -> Fraction:

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from vidai.transfers import Transfers
+
 STAGES = ("decode", "detect", "draw", "encode")
 
 
@@ -37,6 +39,7 @@ class Report:
     each stage was busy, summed over its threads. detections: count by class name.
     damaged: packets or frames of the input that could not be read whole.
     expected_frames: an estimate from the container, None when it does not say.
+    transfers: what crossed between host and device memory meanwhile, by all who use the device.
     interrupted: stopped before the end, by Ctrl-C or Pipeline.stop. error: why the run
     failed, None when it did not.
     """
@@ -55,6 +58,7 @@ class Report:
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     detections: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
+    transfers: Transfers = field(default_factory=Transfers)
     damaged: int = 0
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -73,7 +77,13 @@ class Report:
         """JSON-ready, with frames and fps."""
         ledger = {name: _plain(value) for name, value in vars(self.ledger).items()}
         rest = {name: _plain(value) for name, value in vars(self).items()}
-        return {"frames": self.frames, "fps": round(self.fps, 2), **rest, "ledger": ledger}
+        return {
+            "frames": self.frames,
+            "fps": round(self.fps, 2),
+            **rest,
+            "ledger": ledger,
+            "transfers": self.transfers.to_dict(),
+        }
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"

@@ -1,11 +1,12 @@
 """How a run looks on a terminal, and as plain lines elsewhere. All of it goes to stderr,
-so that stdout carries data only."""
+so that stdout carries data only; a diagnosis is data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,9 @@ from rich.progress import (
 from rich.table import Table
 
 from vidai.report import Report
+
+if TYPE_CHECKING:
+    from vidai.doctor import Diagnosis
 
 LINE_EVERY = 5.0  # seconds between plain lines where there is no terminal
 CLASSES_SHOWN = 4
@@ -112,6 +116,47 @@ def download(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield show
 
 
+@contextmanager
+def engine(quiet: bool) -> Iterator[Callable[[str, float], None] | None]:
+    """A progress function (what is done, how much of it: 0–1) for building a GPU's engine."""
+    console = _console()
+    if quiet:
+        yield None
+        return
+    columns = (
+        *(TextColumn("building the engine, once for this GPU"), BarColumn(30)),
+        *(TaskProgressColumn(), TextColumn("{task.description}", style="dim")),
+    )
+    with ExitStack() as shown:
+        bar = Progress(*columns, console=console, transient=True)
+        task = bar.add_task("", total=1.0)
+
+        def show(what: str, part: float) -> None:
+            if not bar.live.is_started:
+                shown.enter_context(bar)
+            bar.update(task, completed=part, description=what)
+            if part >= 1:
+                bar.stop()
+
+        yield show
+
+
+@contextmanager
+def steps(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress function for a number of steps, called with the name of each as it begins."""
+    columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=_console(), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        begun = 0
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=name)
+            begun += 1
+
+        yield begin
+
+
 def summary(report: Report) -> None:
     """The closing table."""
     console = _console()
@@ -128,6 +173,13 @@ def summary(report: Report) -> None:
         more = f", and {len(found) - 12} more classes" if len(found) > 12 else ""
         counts = ", ".join(f"{name} {n}" for name, n in found[:12]) or "nothing"
         table.add_row("found", escape(counts + more))
+    if report.device != "cpu":
+        crossed = report.transfers.to_dict()["per_frame"]
+        table.add_row(
+            "crossed",
+            f"{crossed['host_to_device_bytes']:,.0f} bytes a frame to the GPU, "
+            f"{crossed['device_to_host_bytes']:,.0f} back",
+        )
     for path in report.outputs:
         table.add_row("written", escape(path))
     console.print(table)
@@ -136,3 +188,40 @@ def summary(report: Report) -> None:
     if report.interrupted:
         kept = "what was done is whole and playable" if report.outputs else "nothing is left"
         console.print(f"[yellow]interrupted[/] {kept}")
+
+
+@contextmanager
+def looking() -> Iterator[Callable[[str], None]]:
+    """A progress function that says what the doctor looks at, on a terminal only."""
+    with _console().status("looking") as status:
+        yield lambda what: status.update(f"looking at {escape(what)}")
+
+
+STATUS_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def diagnosis(found: Diagnosis) -> None:
+    """What the doctor found, on stdout: by section on a terminal, elsewhere a line each."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for f in found.findings:
+            advice = f"; do: {f.advice}" if f.advice else ""
+            line = f"{f.status:9}{f.section}: {f.name}: {f.value}{advice}"
+            console.print(line, markup=False, soft_wrap=True)
+        console.print(found.verdict, markup=False, soft_wrap=True)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for style in ("", "dim"):
+        table.add_column(style=style, no_wrap=True)
+    table.add_column(overflow="fold")
+    section = ""
+    for f in found.findings:
+        if f.section != section:
+            section = f.section
+            table.add_row(f"[bold]{escape(section)}[/]")
+        style = STATUS_STYLES[f.status]
+        table.add_row(f"  [{style}]{f.status}[/]", escape(f.name), escape(f.value))
+        if f.advice:
+            table.add_row("", "", f"[{style}]→[/] {escape(f.advice)}")
+    console.print(table)
+    console.print(f"[{'bold green' if found.works else 'bold red'}]{escape(found.verdict)}[/]")

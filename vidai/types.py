@@ -190,7 +190,7 @@ class Frame:
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
-        return np.asarray(self.device.to_host(self.rgb()), dtype=dtype)
+        return np.asarray(self.device.to_host(self.rgb(), "frame.rgb()"), dtype=dtype)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self.rgb().__dlpack__(**kwargs)

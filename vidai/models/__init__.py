@@ -15,10 +15,10 @@ from types import ModuleType
 from vidai.errors import ModelError
 from vidai.models import catalog
 from vidai.models.model import Model
-from vidai.models.onnx_file import read_onnx
+from vidai.models.onnx_file import OnnxFile, read_onnx
 from vidai.types import InputSpec
 
-__all__ = ["InputSpec", "Model", "families", "load_model"]
+__all__ = ["InputSpec", "Model", "families", "load_model", "model_of"]
 
 
 def families() -> dict[str, ModuleType]:
@@ -41,22 +41,33 @@ def load_model(
     family: its name, where the file alone does not tell. progress: called with bytes
     done and in all while a file is fetched. Raises ModelError.
     """
-    known = families()
     entry = catalog.CATALOG.get(str(name_or_path))
     family = family or (entry.family if entry else None)
-    if family is not None and family not in known:
-        raise ModelError(f"no model family {family!r}: there are {', '.join(sorted(known))}")
-    file = read_onnx(catalog.resolve(name_or_path, progress))
+    _check(family)  # before anything is fetched
+    model = model_of(read_onnx(catalog.resolve(name_or_path, progress)), family=family)
+    return replace(model, name=entry.name) if entry else model
+
+
+def model_of(file: OnnxFile, *, family: str | None = None) -> Model:
+    """The model in an ONNX file of a known family. Raises ModelError."""
+    _check(family)
+    known = families()
     takes_pictures = len(file.inputs) == 1 and len(file.inputs[0].dims) == 4
     fitting = [name for name in known if takes_pictures and known[name].matches(file)]
     if family is None and len(fitting) == 1:
         family = fitting[0]
     if family not in fitting:
         raise ModelError(
-            f"model {name_or_path} fits {' and '.join(fitting) or 'no known family'}"
+            f"model {file.name} fits {' and '.join(fitting) or 'no known family'}"
             f"{f', not {family}' if family else ''}: inputs {', '.join(map(str, file.inputs))}; "
             f"outputs {', '.join(map(str, file.outputs))}; families, of which family= names "
             f"one: {', '.join(sorted(known))}"
         )
     model: Model = known[family].load(file)
-    return replace(model, name=entry.name) if entry else model
+    return model
+
+
+def _check(family: str | None) -> None:
+    known = families()
+    if family is not None and family not in known:
+        raise ModelError(f"no model family {family!r}: there are {', '.join(sorted(known))}")

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from vidai import resources
 from vidai.errors import ModelError
 
 Progress = Callable[[int, int], None]
@@ -160,10 +161,7 @@ def find(name: str) -> Path | None:
 
 def cache_folder() -> Path:
     """Where fetched models are kept."""
-    if folder := os.environ.get("VIDAI_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "vidai" / "models"
+    return resources.cache_folder("models")
 
 
 def cached(name: str) -> Path | None:

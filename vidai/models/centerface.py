@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from vidai.device import Device
-from vidai.models.model import Candidates, Model
+from vidai.models.model import Model
 from vidai.models.onnx_file import OnnxFile
-from vidai.ops.candidates import View, candidates
+from vidai.ops.candidates import Candidates, View, candidates
 from vidai.types import InputSpec
 
 NAME = "centerface"
@@ -38,17 +38,19 @@ class CenterFace(Model):
     """Pictures are RGB, 0–255, of any size in multiples of 32."""
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
         heat, sizes, offsets, _ = outputs
-        cells = heat.shape[2] * heat.shape[3]
+        pictures, _, rows, columns = heat.shape
+        cells = rows * columns
         return candidates(
             device,
+            pictures=pictures,
             anchors=cells,
             classes=1,
-            boxes=View(sizes, n * 2 * cells, 1, cells),
-            scores=View(heat, n * cells, 1, cells),
-            offsets=View(offsets, n * 2 * cells, 1, cells),
+            boxes=View(sizes, 0, 1, cells, 2 * cells),
+            scores=View(heat, 0, 1, cells, cells),
+            offsets=View(offsets, 0, 1, cells, 2 * cells),
             coding="centerface",
             size=size,
             conf=conf,

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.models.coco import CATEGORIES, COCO
-from vidai.models.model import Candidates, Model, class_names
+from vidai.models.model import Model, class_names
 from vidai.models.onnx_file import OnnxFile
-from vidai.ops.candidates import View, candidates
+from vidai.ops.candidates import Candidates, View, candidates
 from vidai.types import InputSpec
 
 NAME = "detr"
@@ -62,26 +63,32 @@ class Detr(Model):
     boxes: int = 1
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
         logits, points = outputs[self.logits], outputs[self.boxes]
-        _, queries, classes = logits.shape
-        boxes, scores, class_ids = candidates(
+        pictures, queries, classes = logits.shape
+        found = candidates(
             device,
+            pictures=pictures,
             anchors=queries,
             classes=classes,
-            boxes=View(points, n * queries * 4, 4, 1),
-            scores=View(logits, n * queries * classes, classes, 1),
+            boxes=View(points, 0, 4, 1, queries * 4),
+            scores=View(logits, 0, classes, 1, queries * classes),
             coding="cxcywh-unit",
             logits=True,
             size=size,
             conf=conf,
         )
-        if classes != len(CATEGORIES):
-            return boxes, scores, class_ids
-        class_ids = np.array(CATEGORIES, np.int32)[class_ids]
-        known = class_ids >= 0
-        return boxes[known], scores[known], class_ids[known]
+        return [_named(*picture) for picture in found] if classes == len(CATEGORIES) else found
+
+
+def _named(
+    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]
+) -> Candidates:
+    """COCO's category ids as numbers of its 80 classes, without those of no class."""
+    class_ids = np.array(CATEGORIES, np.int32)[ids]
+    known = class_ids >= 0
+    return boxes[known], scores[known], class_ids[known]
 
 
 def _outputs(file: OnnxFile) -> tuple[int, int] | None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.models.coco import COCO
 from vidai.models.onnx_file import OnnxFile
+from vidai.ops.candidates import Candidates
 from vidai.ops.nms import nms
 from vidai.types import Detections, InputSpec, Placement
 
 # The cells of a one-shot detector's three levels, in model px.
 STRIDES = (8, 16, 32)
-
-Candidates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -38,33 +37,46 @@ class Model(ABC):
 
     @abstractmethod
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
-        """Boxes in model px, scores and class ids of picture n, best first, as
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
+        """For each picture of the batch boxes in model px, scores and class ids, best first, as
         `vidai.ops.candidates` returns them."""
 
     def detections(
         self,
         device: Device,
         outputs: list[Any],
-        n: int,
         *,
         size: tuple[int, int],
-        placement: Placement,
-        picture: tuple[int, int],
+        placements: Sequence[Placement],
+        pictures: Sequence[tuple[int, int]],
         conf: float,
         iou: float,
         classes: frozenset[int] | None = None,
-    ) -> Detections:
-        """What picture n of a batch shows, best first.
+    ) -> list[Detections]:
+        """What each picture of a batch shows, best first.
 
         outputs: as a session returns them, on the device. size: (width, height) of the
-        model's input, picture: of the display picture, in px. Boxes are in display px,
+        model's input, pictures: of the display pictures, in px. Boxes are in display px,
         clipped to the picture; what lies outside it is dropped. conf: least score.
         iou: overlap above which the weaker of two boxes of a class is dropped, where the
         family needs that. classes: ids to keep, None for all.
         """
-        boxes, scores, class_ids = self.candidates(device, outputs, n, size, conf)
+        found = self.candidates(device, outputs, size, conf)
+        return [
+            self._on_picture(candidates, placement, picture, iou, classes)
+            for candidates, placement, picture in zip(found, placements, pictures, strict=True)
+        ]
+
+    def _on_picture(
+        self,
+        candidates: Candidates,
+        placement: Placement,
+        picture: tuple[int, int],
+        iou: float,
+        classes: frozenset[int] | None,
+    ) -> Detections:
+        boxes, scores, class_ids = candidates
         if classes is not None:
             wanted = np.isin(class_ids, list(classes))
             boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]

@@ -143,6 +143,14 @@ def read_onnx(path: Path) -> OnnxFile:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
+    return parse_onnx(data, path)
+
+
+def parse_onnx(data: bytes, path: Path) -> OnnxFile:
+    """The model file whose bytes these are. path: for its name and for messages.
+
+    Raises ModelError where it is damaged.
+    """
     try:
         model = _message("Model").FromString(data)
     except DecodeError as error:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.errors import ModelError
-from vidai.models.model import Candidates, Model, class_names, grid_cells
+from vidai.models.model import Model, class_names, grid_cells
 from vidai.models.onnx_file import OnnxFile
-from vidai.ops.candidates import View, candidates
+from vidai.ops.candidates import Candidates, View, candidates
 from vidai.types import InputSpec
 
 NAME = "ultralytics"
@@ -65,17 +66,18 @@ class AnchorFree(Model):
     """YOLOv8 and later. Pictures are RGB, 0–1, centred, padded with 114, as for all here."""
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
         (output,) = outputs
-        _, channels, anchors = output.shape
-        start = n * channels * anchors
+        pictures, channels, anchors = output.shape
+        step = channels * anchors
         return candidates(
             device,
+            pictures=pictures,
             anchors=anchors,
             classes=channels - 4,
-            boxes=View(output, start, 1, anchors),
-            scores=View(output, start + 4 * anchors, 1, anchors),
+            boxes=View(output, 0, 1, anchors, step),
+            scores=View(output, 4 * anchors, 1, anchors, step),
             coding="cxcywh",
             size=size,
             conf=conf,
@@ -86,18 +88,19 @@ class WithObjectness(Model):
     """YOLOv5."""
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
         (output,) = outputs
-        _, anchors, channels = output.shape
-        start = n * anchors * channels
+        pictures, anchors, channels = output.shape
+        step = anchors * channels
         return candidates(
             device,
+            pictures=pictures,
             anchors=anchors,
             classes=channels - 5,
-            boxes=View(output, start, channels, 1),
-            objectness=View(output, start + 4, channels, 1),
-            scores=View(output, start + 5, channels, 1),
+            boxes=View(output, 0, channels, 1, step),
+            objectness=View(output, 4, channels, 1, step),
+            scores=View(output, 5, channels, 1, step),
             coding="cxcywh",
             size=size,
             conf=conf,
@@ -110,9 +113,13 @@ class EndToEnd(Model):
     overlapping = False
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
-        rows = device.to_host(outputs[0])[n].astype(np.float32)
-        rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] >= np.float32(conf))]
-        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-        return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
+        pictures = device.to_host(outputs[0], "finished detections").astype(np.float32)
+        return [_finished(rows, conf) for rows in pictures]
+
+
+def _finished(rows: npt.NDArray[np.float32], conf: float) -> Candidates:
+    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] >= np.float32(conf))]
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)

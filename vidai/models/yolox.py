@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vidai.device import Device
-from vidai.models.model import Candidates, Model, class_names, grid_cells
+from vidai.models.model import Model, class_names, grid_cells
 from vidai.models.onnx_file import OnnxFile
-from vidai.ops.candidates import View, candidates
+from vidai.ops.candidates import Candidates, View, candidates
 from vidai.types import InputSpec
 
 NAME = "yolox"
@@ -37,18 +37,19 @@ class Yolox(Model):
     """Pictures are BGR, 0–255, top left, padded with 114; scores are probabilities."""
 
     def candidates(
-        self, device: Device, outputs: list[Any], n: int, size: tuple[int, int], conf: float
-    ) -> Candidates:
+        self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
+    ) -> list[Candidates]:
         (output,) = outputs
-        _, anchors, channels = output.shape
-        start = n * anchors * channels
+        pictures, anchors, channels = output.shape
+        step = anchors * channels
         return candidates(
             device,
+            pictures=pictures,
             anchors=anchors,
             classes=channels - 5,
-            boxes=View(output, start, channels, 1),
-            objectness=View(output, start + 4, channels, 1),
-            scores=View(output, start + 5, channels, 1),
+            boxes=View(output, 0, channels, 1, step),
+            objectness=View(output, 4, channels, 1, step),
+            scores=View(output, 5, channels, 1, step),
             coding="yolox",
             size=size,
             conf=conf,

@@ -10,30 +10,35 @@ import numpy.typing as npt
 
 from vidai.device import Device
 
+# boxes (K, 4), scores (K,), class ids (K,) of one picture.
+Candidates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
 # Their order is the kernel's enum.
 CODINGS = ("xyxy", "cxcywh", "cxcywh-unit", "yolox", "centerface")
 
 _COLUMNS = 7  # of the kernel's rows: anchor, class, score, x1, y1, x2, y2
-_ROOM = 1000  # rows that suffice for nearly every picture
+_ROOM = 256  # rows (7 KB) that suffice for nearly every picture
 
 
 @dataclass(frozen=True)
 class View:
-    """Where numbers lie in an output: element (anchor, channel) is
+    """Where numbers lie in an output: element (anchor, channel) of picture n is
 
-    `array.flat[start + anchor * anchor_step + channel * channel_step]`, of a C-contiguous
-    float32 or float16 array on the device.
+    `array.flat[start + anchor * anchor_step + channel * channel_step + n * picture_step]`, of a
+    C-contiguous float32 or float16 array on the device.
     """
 
     array: Any
     start: int
     anchor_step: int
     channel_step: int
+    picture_step: int = 0
 
 
 def candidates(
     device: Device,
     *,
+    pictures: int,
     anchors: int,
     classes: int,
     boxes: View,
@@ -44,11 +49,11 @@ def candidates(
     logits: bool = False,
     size: tuple[int, int],
     conf: float,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """The anchors whose best class scores at least `conf`, best first, on the host.
+) -> list[Candidates]:
+    """For each picture the anchors whose best class scores at least `conf`, on the host.
 
-    Returns boxes (K, 4) float32 x1 y1 x2 y2 in model px, not clipped; scores (K,) float32;
-    class_ids (K,) int32. Equal scores keep the order of their anchors, equal classes the
+    Returns, best first, boxes (K, 4) float32 x1 y1 x2 y2 in model px, not clipped; scores (K,)
+    float32; class_ids (K,) int32. Equal scores keep the order of their anchors, equal classes the
     lowest number. Anchors whose box or best score is NaN or infinite are left out.
 
     All views have one dtype. The score is that of the class, times the objectness where
@@ -65,32 +70,37 @@ def candidates(
     half = boxes.array.dtype == np.float16
     views = [boxes, scores, objectness, offsets]
     numbers = (
-        *(np.int32(n) for n in (anchors, classes, CODINGS.index(coding), logits, *size)),
+        *map(np.int32, (pictures, anchors, classes, CODINGS.index(coding), logits, *size)),
         np.float32(conf),
     )
+    arguments = [argument for view in views for argument in _arguments(view)]
     room = min(anchors, _ROOM)
     while True:
-        out = device.empty((1 + room, _COLUMNS), np.float32)
-        device.launch("candidates_begin", (1, 1, 1), out)
+        out = device.empty((pictures, 1 + room, _COLUMNS), np.float32)
+        limit = np.int32(room)
+        device.launch("candidates_begin", (1, 1, pictures), out, np.int32(pictures), limit)
         device.launch(
             "candidates_half" if half else "candidates",
-            (1, 1, anchors),
-            *(arg for view in views for arg in _arguments(view)),
+            (pictures, 1, anchors),
+            *arguments,
             *numbers,
-            np.int32(room),
+            limit,
             out,
         )
-        rows = device.to_host(out)
-        found = int(rows[0, :1].view(np.int32)[0])
-        if found <= room:
-            break
-        room = found
-    rows = rows[1 : 1 + found]
+        rows = device.to_host(out, "candidates")
+        counts = rows[:, 0, 0].view(np.int32).tolist()
+        if max(counts) <= room:
+            return [_sorted(rows[n, 1 : 1 + count]) for n, count in enumerate(counts)]
+        room = max(counts)
+
+
+def _sorted(rows: npt.NDArray[np.float32]) -> Candidates:
     rows = rows[np.lexsort((rows[:, 0], -rows[:, 2]))]
     return rows[:, 3:], rows[:, 2], rows[:, 1].astype(np.int32)
 
 
 def _arguments(view: View | None) -> tuple[Any, ...]:
     if view is None:
-        return 0, np.int32(0), np.int32(0), np.int32(0)
-    return view.array, *(np.int32(n) for n in (view.start, view.anchor_step, view.channel_step))
+        return 0, *[np.int32(0)] * 4
+    steps = (view.start, view.anchor_step, view.channel_step, view.picture_step)
+    return view.array, *map(np.int32, steps)

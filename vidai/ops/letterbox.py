@@ -125,7 +125,8 @@ def _plan(
             tables += [first[::step], rows]
             end += count * (1 + taps)
     placement = Placement(place.width / shown[0], place.height / shown[1], place.left, place.top)
-    return device.to_device(np.concatenate([plan.reshape(1).view(np.int32), *tables])), placement
+    plan_and_tables = np.concatenate([plan.reshape(1).view(np.int32), *tables])
+    return device.constant(plan_and_tables, "letterbox plan"), placement
 
 
 def resampling(

@@ -249,7 +249,7 @@ def _launch(frame: Frame, items: Ints, alpha: int, glyphs: Atlas) -> Frame:
         "overlay",
         (1, (info.height + 1) // 2, (info.width + 1) // 2),
         *surface_args(frame),
-        device.to_device(items),
+        device.to_device(items, "overlay items"),
         np.int32(len(items)),
         glyphs.on_device(device),
     )

@@ -51,7 +51,7 @@ def redact(
     device, frame = frame.device, frame.device.writable(frame)
     sums = device.empty((int((columns * rows * block // 2).sum()) * 3,), np.int32)
     means = device.empty((int((columns * rows).sum()) * 3,), np.int32)
-    table, count = device.to_device(regions), np.int32(len(regions))
+    table, count = device.to_device(regions, "redact regions"), np.int32(len(regions))
     surface, height, width = surface_args(frame), frame.surface.height, frame.surface.width
 
     grid = (len(regions), int((rows * block // 2).max()), int(columns.max()) * 3)

@@ -55,7 +55,7 @@ def _format(device: Device, form: Format, color: Color, orientation: int) -> Any
         *(matrix.black, 16 * matrix.neutral, unit),
         *(round(weight * (1 << 16) / unit) for weight in matrix.weights),
     ]
-    return device.to_device(np.array(fields, np.int32))
+    return device.constant(np.array(fields, np.int32), "rgb format")
 
 
 class ColorMatrix(NamedTuple):

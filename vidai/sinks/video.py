@@ -56,13 +56,14 @@ class VideoFile:
         codec: str = "h264",
         quality: int | None = None,
         preset: str | None = None,
+        bframes: int | None = None,
         audio: bool = True,
         overwrite: bool = False,
     ) -> None:
         self.warnings: list[str] = []
         self.dropped = 0  # packets of other streams that the container refused
         self._path = Path(path)
-        self._settings = EncoderSettings(codec, quality, preset)
+        self._settings = EncoderSettings(codec, quality, preset, bframes)
         self._audio = audio
         self._overwrite = overwrite
         self._format = _format_of(self._path)
@@ -225,6 +226,7 @@ class VideoFile:
                 f"{self._encoder.moved} frames had a time that did not come after the one before "
                 f"and were moved to the next tick"
             )
+        self.warnings += self._encoder.notes
         if self.dropped:
             self.warnings.append(f"{self.dropped} broken packets of other streams are left out")
         return self._target.commit(partial=partial)

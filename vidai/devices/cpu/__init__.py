@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
-from vidai.device import EncoderSettings
+from vidai.device import FREE_SIZE, Device, EncoderSettings
 from vidai.devices.cpu.codecs import CpuDecoder, CpuEncoder, private_copy
 from vidai.devices.cpu.session import OnnxSession
 from vidai.errors import DeviceUnavailable, KernelError
 from vidai.native import load_kernels
-from vidai.types import Frame, StreamInfo
+from vidai.transfers import Transfers
+from vidai.types import Frame, InputSpec, StreamInfo
 
 _PASSED = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}
 
@@ -35,18 +37,30 @@ class CpuDevice:
     name = "cpu"
     dlpack_device = (1, 0)
 
+    strict = False
+    max_batch = 1  # one picture a core is faster than several on all of them
+
     def __init__(self) -> None:
         self.library = load_kernels()
         self.workers = len(os.sched_getaffinity(0))
+        self.transfers = Transfers()
+
+    def lane(self) -> CpuDevice:
+        return self
+
+    def after(self, other: Device) -> None:
+        """Whatever was asked for is done."""
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return np.empty(shape, dtype)
 
-    def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_host(self, array: npt.NDArray[Any], what: str = "array") -> npt.NDArray[Any]:
         return array
 
-    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_device(self, array: npt.NDArray[Any], what: str = "array") -> npt.NDArray[Any]:
         return np.ascontiguousarray(array)
+
+    constant = to_device
 
     def launch(self, kernel: str, extent: tuple[int, int, int], *args: Any) -> None:
         """One ctypes call; it releases the GIL and runs on the calling thread (see grid.h)."""
@@ -65,8 +79,14 @@ class CpuDevice:
     def encoder(self, info: StreamInfo, settings: EncoderSettings) -> CpuEncoder:
         return CpuEncoder(info, settings)
 
-    def session(self, model: bytes) -> OnnxSession:
-        return OnnxSession(model)
+    def session(
+        self,
+        model: bytes,
+        spec: InputSpec = FREE_SIZE,
+        name: str = "model",
+        progress: Callable[[str, float], None] | None = None,
+    ) -> OnnxSession:
+        return OnnxSession(self, model)
 
     def synchronize(self) -> None:
         """Launches have returned when they are done."""

@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from vidai.device import Device, EncoderSettings
+from vidai.devices.clock import Clock
 from vidai.errors import ConfigError, DecodeError, EncodeError
 from vidai.tags import bit_depth, color_of, is_rgb, reason
 from vidai.types import Frame, StreamInfo, Surface
@@ -102,6 +103,7 @@ class CpuDecoder:
 
     def __init__(self, device: Device, stream: VideoStream, info: StreamInfo) -> None:
         self.damaged = 0
+        self.notes: list[str] = []
         self._device = device
         self._info = info
         self._index = 0
@@ -237,6 +239,10 @@ def _choose_codec(settings: EncoderSettings) -> _Codec:
             f"quality {settings.quality} is out of range for {settings.codec}: "
             f"choose 0 (best) to {codec.worst_quality} (smallest), {codec.quality} is the default"
         )
+    if settings.bframes is not None and not 0 <= settings.bframes <= 16:
+        raise ConfigError(f"bframes is a number from 0 to 16, not {settings.bframes}")
+    if settings.bframes is not None and settings.codec == "av1":
+        raise ConfigError("bframes is for h264 and hevc: av1 chooses its own references")
     if settings.preset is not None and settings.preset not in codec.presets:
         raise ConfigError(
             f"no preset {settings.preset!r} for {settings.codec}: "
@@ -258,12 +264,12 @@ class CpuEncoder:
     """
 
     def __init__(self, info: StreamInfo, settings: EncoderSettings) -> None:
-        self.moved = 0
+        self.notes: list[str] = []
         self._written = 0
         self._info = info
         self._settings = settings
         self._codec = _choose_codec(settings)
-        self._last_pts: int | None = None
+        self._clock = Clock()
         self._stream: VideoStream | None = None
         padding = self._codec.even_only
         self._width = info.width + (info.width % 2 if padding else 0)
@@ -273,6 +279,10 @@ class CpuEncoder:
         else:
             full = info.pixel_format.startswith("yuvj")
             self._format = self._codec.full_range_format if full else "yuv420p"
+
+    @property
+    def moved(self) -> int:
+        return self._clock.moved
 
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Create the output stream, tagged like the source, and open the encoder.
@@ -295,6 +305,8 @@ class CpuEncoder:
             "preset": settings.preset or codec.preset,
             **dict(codec.options),
         }
+        if settings.bframes is not None:
+            options["bf"] = str(settings.bframes)
         stream = cast("VideoStream", container.add_stream(codec.name, rate=rate, options=options))
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self._width, self._height, self._format
@@ -324,7 +336,7 @@ class CpuEncoder:
         picture = None
         if frame is not None:
             picture = self._picture(frame)
-            picture.pts = self._next_pts(frame.pts if pts is None else pts)
+            picture.pts = self._clock.next(frame.pts if pts is None else pts)
             picture.time_base = self._info.time_base
             picture.pict_type = 0  # else the source's choice of I, P and B is forced
         try:
@@ -340,13 +352,6 @@ class CpuEncoder:
             _mend_dts(packets)
         self._written += len(packets)
         return packets
-
-    def _next_pts(self, pts: int) -> int:
-        if self._last_pts is not None and pts <= self._last_pts:
-            self.moved += 1
-            pts = self._last_pts + 1
-        self._last_pts = pts
-        return pts
 
     def _picture(self, frame: Frame) -> VideoFrame:
         """The frame as the encoder takes it, without a copy where it fits."""

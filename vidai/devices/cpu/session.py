@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime
 
+from vidai.device import Device
 from vidai.errors import ModelError
 
 
@@ -25,7 +26,9 @@ def _translated(what: str) -> Iterator[None]:
 class OnnxSession:
     """Implements vidai.device.Session on one thread: a pipeline has one for each core."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, device: Device, model: bytes) -> None:
+        self.device = device
+        self.notes: list[str] = []
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

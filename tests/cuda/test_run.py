@@ -1,0 +1,289 @@
+"""Whole runs on the GPU: the same pictures, detections and times as on the CPU device."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+import vidai
+from tests.cuda.conftest import BUDGET, SIMULATED, boxes_of, make_squares
+from tests.cuda.keep import Keep
+from tests.media import packet_bytes, video_times
+from vidai.devices.cuda import CudaDevice
+from vidai.errors import DecodeError, EncodeError, TransferError
+from vidai.pipeline import Pipeline
+from vidai.steps import Overlay, Redact
+
+CLIPS: dict[str, dict[str, Any]] = {
+    "h264": {"options": {"crf": "4", "bf": "2"}},
+    "hevc": {"codec": "libx265"},
+    "hevc 10 bit": {"codec": "libx265", "pix_fmt": "yuv420p10le"},
+    "av1": {"codec": "libsvtav1"},
+    "vp9": {"codec": "libvpx-vp9"},
+    "odd": {"width": 251, "height": 187, "draw": None, "codec": "libvpx-vp9"},
+    "full range": {"pix_fmt": "yuvj420p"},
+    "variable rate": {
+        "pts": [0, 7, 8, 30, 31, 90, 91, 92, 200, 201, 300, 302],
+        "time_base": Fraction(1, 100),
+    },
+}
+
+
+def seen_on(device: str | CudaDevice, clip: Path, model: Path) -> Keep:
+    keep = Keep()
+    detector = vidai.Detector(model, device=device)
+    Pipeline(str(clip), detector, steps=[Redact(shape="box"), Overlay()], sinks=[keep]).run()
+    return keep
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_pictures_before_encoding_are_those_of_the_cpu(
+    kind: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    suffix = ".webm" if "libvpx-vp9" in CLIPS[kind].values() else ".mp4"
+    clip = make_squares(tmp_path / f"in{suffix}", **CLIPS[kind])
+    ours, truth = seen_on(gpu, clip, tiny_model), seen_on("cpu", clip, tiny_model)
+    assert [pts for pts, _, _ in ours.kept] == [pts for pts, _, _ in truth.kept]
+    assert len(truth.kept) == 12
+    for (_, planes, found), (_, wanted, expected) in zip(ours.kept, truth.kept, strict=True):
+        assert found.to_dicts() == expected.to_dicts()
+        for plane, want in zip(planes, wanted, strict=True):
+            assert (plane == want).all()
+    assert "device_to_host: picture for the encoder on the CPU" not in gpu.transfers.to_dict()
+
+
+def test_a_run_moves_no_picture_to_the_host(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    """The pictures that reach NVENC come back from the file, and all else of the source."""
+    clip = make_squares(tmp_path / "in.mp4", frames=20, audio="aac")
+    out, records = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    report = vidai.run(
+        *(clip, out),
+        model=tiny_model,
+        device=gpu,
+        records=records,
+        max_host_bytes_per_frame=BUDGET,
+        report=tmp_path / "report.json",
+    )
+    assert not report.warnings
+    assert video_times(out) == video_times(clip)
+    assert packet_bytes(out, "audio") == packet_bytes(clip, "audio")
+    for index, line in enumerate(records.read_text().splitlines()):
+        found = sorted((row["class_id"], row["box"]) for row in json.loads(line)["detections"])
+        for (class_id, box), (want_id, want) in zip(found, sorted(boxes_of(index)), strict=True):
+            assert class_id == want_id
+            assert np.abs(np.array(box) - want).max() <= 1
+
+    crossed = json.loads((tmp_path / "report.json").read_text())["transfers"]
+    assert crossed["frames"] == 20
+    assert crossed["per_frame"]["device_to_host_bytes"] < 8192
+    assert crossed["per_frame"]["host_to_device_bytes"] < BUDGET
+    # One copy out of the decoder, and the pictures are nowhere else.
+    assert crossed["total"]["device_to_device_calls"] == 20
+    assert crossed["per_frame"]["device_to_device_bytes"] == 256 * 256 * 1.5
+    assert crossed["total"]["device_waits"] == 0
+    if SIMULATED:
+        expect_the_drivers_counts(gpu)
+
+
+def expect_the_drivers_counts(gpu: CudaDevice) -> None:
+    """What vidai says of copies between host and device is what the driver saw."""
+    from tests import simdriver
+
+    counters, total = simdriver.counters(), gpu.transfers
+    for ours, theirs in (("host_to_device", "h2d"), ("device_to_host", "d2h")):
+        setup = total.bytes["setup"] if ours == "host_to_device" else 0
+        # The device may have worked for tests before this one; the driver's counts began with it.
+        assert counters[f"{theirs}.bytes"] <= total.bytes[ours] + setup
+    biggest = max(width * rows for kind, width, rows, _ in simdriver.copies() if kind == "d2h")
+    assert biggest < 256 * 256  # not even a luma plane
+
+
+@pytest.mark.simulated
+@pytest.mark.parametrize("kind", ["h264", "hevc 10 bit", "odd"])
+def test_nvenc_gets_the_very_pictures_that_the_cpu_draws(
+    kind: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    from tests import simdriver
+
+    clip = make_squares(tmp_path / "in.mkv", **CLIPS[kind])
+    vidai.run(clip, tmp_path / "out.mp4", model=tiny_model, device=gpu, codec="hevc")
+    truth, detector = Keep(), vidai.Detector(tiny_model, device="cpu")
+    Pipeline(str(clip), detector, steps=[Overlay()], sinks=[truth]).run()
+    sums = [row[-1] for row in simdriver.encoded_pictures()]
+    assert sums == [crc_of(planes) for _, planes, _ in truth.kept]
+
+
+def crc_of(planes: tuple[Any, Any, Any]) -> int:
+    """CRC-32 of the picture as NV12 or P010, its sides made even."""
+    y, u, v = planes
+    y = np.pad(y, [(0, y.shape[0] % 2), (0, y.shape[1] % 2)], mode="edge")
+    uv = np.stack([u, v], -1).reshape(u.shape[0], -1)
+    shift = 0 if y.dtype == np.uint8 else 6
+    return zlib.crc32(np.concatenate([y, uv]).astype(y.dtype).__lshift__(shift).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "clip_options"),
+    [
+        ("h264", ".mp4", {}),
+        ("h264", ".mkv", {}),
+        ("hevc", ".mp4", {"codec": "libx265", "pix_fmt": "yuv420p10le"}),
+        ("hevc", ".mov", {"width": 251, "height": 187, "draw": None, "codec": "libvpx-vp9"}),
+        ("av1", ".webm", {}),
+    ],
+)
+def test_encodes_every_codec_with_times_colours_and_shape(
+    codec: str,
+    suffix: str,
+    clip_options: dict[str, Any],
+    gpu: CudaDevice,
+    tmp_path: Path,
+    tiny_model: Path,
+) -> None:
+    color = (1, 1, 1, 1)
+    options = {"color": color, "aspect": Fraction(4, 3), **clip_options}
+    clip = make_squares(tmp_path / "in.mkv", **options)
+    out = tmp_path / f"out{suffix}"
+    report = vidai.run(clip, out, model=tiny_model, device=gpu, codec=codec)
+    assert not [line for line in report.warnings if "CPU" in line], report.warnings
+    assert video_times(out) == video_times(clip)
+    with av.open(str(clip)) as before, av.open(str(out)) as after:
+        source, result = before.streams.video[0], after.streams.video[0]
+        assert result.codec_context.codec.canonical_name == codec
+        if codec != "av1":
+            assert result.sample_aspect_ratio == source.sample_aspect_ratio
+        first, wanted = next(after.decode(result)), next(before.decode(source))
+        assert bool(first.format.components[0].bits > 8) == ("pix_fmt" in clip_options)
+        tags = [first.colorspace, first.color_range, first.color_primaries, first.color_trc]
+        assert [int(tag) for tag in tags] == list(color)
+        assert (first.width, first.height) == (wanted.width + wanted.width % 2,) * 1 + (
+            wanted.height + wanted.height % 2,
+        )
+
+
+def test_b_frames_get_times_that_decode_in_order(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip = make_squares(tmp_path / "in.mp4", frames=30)
+    out = tmp_path / "out.mp4"
+    vidai.run(clip, out, model=tiny_model, device=gpu, bframes=2)
+    assert video_times(out) == video_times(clip)
+    with av.open(str(out)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    assert any(p.pts != p.dts for p in packets)
+    assert all(p.dts <= p.pts for p in packets)
+    assert all(a.dts < b.dts for a, b in zip(packets, packets[1:], strict=False))
+
+
+def test_what_nvdec_cannot_decode_is_uploaded_and_told(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip = make_squares(tmp_path / "in.mp4", pix_fmt="yuv444p")
+    out = tmp_path / "out.mp4"
+    report = vidai.run(clip, out, model=tiny_model, device=gpu)
+    (told,) = [line for line in report.warnings if "CPU" in line]
+    assert "NVDEC" in told
+    assert "yuv444p" in told
+    uploads = report.transfers.sources["host_to_device", "picture decoded on the CPU"]
+    assert uploads == (12 * 256 * 256 * 3 // 2, 12)
+    gpu.strict = True
+    with pytest.raises(DecodeError, match="strict-gpu"):
+        vidai.run(clip, tmp_path / "strict.mp4", model=tiny_model, device=gpu)
+    assert not (tmp_path / "strict.mp4").exists()
+
+
+def test_what_nvenc_cannot_encode_is_downloaded_and_told(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip = make_squares(tmp_path / "in.mp4", codec="libx265", pix_fmt="yuv420p10le")
+    out = tmp_path / "out.mp4"
+    report = vidai.run(clip, out, model=tiny_model, device=gpu, codec="h264", preset="P1")
+    (told,) = [line for line in report.warnings if "CPU" in line]
+    assert "10 bit" in told
+    assert video_times(out) == video_times(clip)
+    downloads = report.transfers.sources["device_to_host", "picture for the encoder on the CPU"]
+    assert downloads == (12 * 256 * 256 * 3, 12)
+    gpu.strict = True
+    with pytest.raises(EncodeError, match="strict-gpu"):
+        vidai.run(clip, tmp_path / "strict.mp4", model=tiny_model, device=gpu, codec="h264")
+
+
+def test_a_budget_names_what_breaks_it(gpu: CudaDevice, tmp_path: Path, tiny_model: Path) -> None:
+    clip = make_squares(tmp_path / "in.mp4", frames=90, pix_fmt="yuv444p")
+    out = tmp_path / "out.mp4"
+    with pytest.raises(TransferError, match="picture decoded on the CPU"):
+        vidai.run(
+            *(clip, out), model=tiny_model, device=gpu, max_host_bytes_per_frame=BUDGET
+        )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "veryfast"}, "P1"),
+        ({"quality": 0}, "1 .best. to 51"),
+        ({"bframes": 9}, "0 to 4"),
+        ({"codec": "av1", "bframes": 1}, "0 to 0"),
+    ],
+)
+def test_options_that_nvenc_would_ignore_are_refused(
+    options: dict[str, Any], words: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip = make_squares(tmp_path / "in.mp4", frames=2)
+    with pytest.raises(vidai.VidaiError, match=words):
+        vidai.run(clip, tmp_path / "out.mp4", model=tiny_model, device=gpu, **options)
+
+
+def test_a_cut_begins_where_it_should(gpu: CudaDevice, tmp_path: Path, tiny_model: Path) -> None:
+    clip = make_squares(tmp_path / "in.mp4", frames=50)
+    frames = vidai.detect(clip, model=tiny_model, device=gpu, start=0.6, end=1.2)
+    assert [round(frame.time * 25) for frame, _ in frames] == list(range(15, 30))
+
+
+def test_the_size_may_change_in_mid_stream(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip = joined(tmp_path, [{"frames": 8}, {"frames": 8, "width": 320, "height": 192}])
+    sizes = []
+    for frame, _ in vidai.detect(clip, model=tiny_model, device=gpu):
+        sizes.append((frame.width, frame.height))
+    assert sizes == [(256, 256)] * 8 + [(320, 192)] * 8
+    out = tmp_path / "out.mp4"
+    report = vidai.run(clip, out, model=tiny_model, device=gpu)
+    assert report.frames == 16
+    assert any("320x192" in line for line in report.warnings)
+
+
+def joined(folder: Path, parts: list[dict[str, Any]]) -> Path:
+    """Elementary H.264 streams one after the other in a transport stream."""
+    path = folder / "joined.ts"
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_mux_stream("h264", rate=25, width=256, height=256)
+        stream.time_base = Fraction(1, 90_000)
+        shift = 0
+        for number, options in enumerate(parts):
+            draw: Callable[[int], Any] | None = None
+            options = {"draw": draw, **options} if "width" in options else options
+            part = make_squares(folder / f"part{number}.ts", **options)
+            times = []
+            with av.open(str(part)) as source:
+                for packet in source.demux(video=0):
+                    if not packet.size or packet.pts is None or packet.dts is None:
+                        continue
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    times.append(packet.pts)
+                    packet.stream = stream
+                    out.mux(packet)
+            shift = max(times) + 3600
+    return path

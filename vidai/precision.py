@@ -1,0 +1,235 @@
+"""Which precision a model runs in: the fastest that still finds the same, with the evidence.
+
+A model is tried in every precision that it can have, on frames of the user's own input. The
+first, as the model was given, says what there is to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.cache import keep
+from vidai.errors import ConfigError, ModelError, VidaiError
+from vidai.models.half import half
+from vidai.models.model import Model
+from vidai.resources import cache_folder
+from vidai.types import Detections, Frame
+
+IOU = 0.5  # from which on two boxes are the same object
+TARGET = 0.98  # least F1 against the reference
+FEWEST_BOXES = 20  # of the reference: with fewer, one box would decide
+
+Detect = Callable[[Sequence[Frame]], Sequence[Detections]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a choice is valid for. sha256: of the model as given; versions: by package."""
+
+    model: str
+    sha256: str
+    gpu: str
+    versions: dict[str, str]
+    target: float = TARGET
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one precision did. ms: median a frame. agreement: F1 with the reference.
+
+    layers: how many compute in each precision, as far as the engine says. refused: why it
+    cannot be chosen, None where it can.
+    """
+
+    precision: str
+    ms: float | None = None
+    agreement: float | None = None
+    layers: dict[str, int] | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class PrecisionReceipt:
+    """The evidence for a choice. frames, boxes: how many the reference saw and found in them."""
+
+    case: Case
+    frames: int
+    boxes: int
+    trials: tuple[Trial, ...]
+    chosen: str
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether there was enough to compare; else it should be tried on other frames."""
+        return self.boxes >= FEWEST_BOXES
+
+    def save(self, path: Path) -> None:
+        """As JSON. Raises OSError."""
+        keep(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def receipt_path(case: Case) -> Path:
+    """Where the receipt of a case is kept: beside the engines."""
+    name = hashlib.sha256(json.dumps(asdict(case), sort_keys=True).encode()).hexdigest()
+    return cache_folder("engines") / f"{name}.precision.json"
+
+
+def load_receipt(path: Path, case: Case) -> PrecisionReceipt | None:
+    """The receipt in a file; None where there is none, or it is of another case."""
+    try:
+        given = json.loads(path.read_bytes())
+        receipt = PrecisionReceipt(
+            case=Case(**given.pop("case")),
+            trials=tuple(Trial(**trial) for trial in given.pop("trials")),
+            **given,
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # written by another version, or by nobody: it will be made again
+    return receipt if receipt.case == case else None
+
+
+def variants(model: Model) -> dict[str, Callable[[], Model]]:
+    """How to make the model in each precision that it can have, as it was given first.
+
+    A model with FP8 nodes is only "fp8" and a float16 one only "fp16": what they were made
+    from is not in the file. "fp16" may raise ModelError, when it is made.
+    """
+    if _has_fp8(model):
+        return {"fp8": lambda: model}
+    if model.spec.dtype == "float16":
+        return {"fp16": lambda: model}
+    return {"fp32": lambda: model, "fp16": lambda: half(model)}
+
+
+def _has_fp8(model: Model) -> bool:
+    """Whether a quantisation of the model gives FLOAT8E4M3FN."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ModelError(
+            f"the precision of model {model.name} cannot be told without the package onnx: "
+            f"pip install 'vidai[cuda]'"
+        ) from error
+    graph = onnx.load_from_string(model.onnx).graph
+    eight = onnx.TensorProto.FLOAT8E4M3FN
+    types = {weights.name: weights.data_type for weights in graph.initializer}
+    types |= {
+        node.output[0]: attribute.t.data_type
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.name == "value"
+    }
+    return any(
+        eight in (types.get(name) for name in node.input)
+        or any(a.name == "output_dtype" and a.i == eight for a in node.attribute)
+        for node in graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    )
+
+
+def choose(
+    candidates: Mapping[str, Callable[[], Detect]],
+    frames: Sequence[Frame],
+    case: Case,
+    *,
+    batch: int = 1,
+    rounds: int = 5,
+    layers: Callable[[Detect], dict[str, int]] = lambda detect: {},
+    clock: Callable[[], float] = time.perf_counter,
+) -> PrecisionReceipt:
+    """Try every candidate on the frames; the fastest that agrees with the first is chosen.
+
+    candidates: by precision, what makes the detector; one that raises a VidaiError is refused,
+    unless it is the first. batch: how many frames they are given at a time. Each sees all
+    frames once to warm up and `rounds` times for the clock (s), in turn, so that a GPU which
+    slows down slows them all. layers: what a detector's engine says of its layers.
+    """
+    if not candidates or not frames:
+        raise ConfigError("choosing a precision takes at least one candidate and one frame")
+    reference = next(iter(candidates))
+    batches = [frames[i : i + batch] for i in range(0, len(frames), batch)]
+    detectors: dict[str, Detect] = {}
+    trials: dict[str, Trial] = {}
+    found: dict[str, list[Detections]] = {}
+    for precision, make in candidates.items():
+        try:
+            detect = make()
+            found[precision] = [one for part in batches for one in detect(part)]
+            trials[precision] = Trial(precision, layers=layers(detect))
+            detectors[precision] = detect
+        except VidaiError as error:
+            if precision == reference:
+                raise
+            trials[precision] = Trial(precision, refused=str(error))
+
+    times: dict[str, list[float]] = {precision: [] for precision in detectors}
+    for _ in range(rounds):
+        for precision, detect in detectors.items():
+            start = clock()
+            for part in batches:
+                detect(part)
+            times[precision].append(clock() - start)
+
+    boxes = sum(map(len, found[reference]))
+    for precision in detectors:
+        agreement = f1(found[reference], found[precision])
+        trials[precision] = replace(
+            trials[precision],
+            ms=1000 * median(times[precision]) / len(frames),
+            agreement=agreement,
+            refused=None if precision == reference else _refusal(boxes, agreement, case.target),
+        )
+    fit = [trial for trial in trials.values() if trial.refused is None]
+    chosen = min(fit, key=lambda trial: trial.ms or 0).precision
+    return PrecisionReceipt(case, len(frames), boxes, tuple(trials.values()), chosen)
+
+
+def _refusal(boxes: int, agreement: float, target: float) -> str | None:
+    if boxes < FEWEST_BOXES:
+        return f"the reference finds {boxes} objects in these frames, too few to compare"
+    if agreement < target:
+        return f"finds other objects than the reference: F1 {agreement:.4f}, less than {target}"
+    return None
+
+
+def f1(reference: Sequence[Detections], other: Sequence[Detections]) -> float:
+    """Agreement, 0–1, on the same frames: matches of one class at IoU ≥ 0.5, each used once.
+
+    The other's boxes choose, best score first, the free box they overlap most. 1 where neither
+    finds anything.
+    """
+    matched = sum(_matches(a, b) for a, b in zip(reference, other, strict=True))
+    total = sum(map(len, reference)) + sum(map(len, other))
+    return 2 * matched / total if total else 1.0
+
+
+def _matches(reference: Detections, other: Detections) -> int:
+    overlap = _iou(other.boxes, reference.boxes)
+    overlap[other.class_ids[:, None] != reference.class_ids[None]] = 0
+    matched = 0
+    for row in np.argsort(-other.scores, kind="stable"):
+        best = int(overlap[row].argmax()) if len(reference) else 0
+        if len(reference) and overlap[row, best] >= IOU:
+            overlap[:, best] = 0
+            matched += 1
+    return matched
+
+
+def _iou(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(A, B): intersection over union of every two boxes x1 y1 x2 y2."""
+    low, high = (
+        np.maximum(a[:, None, :2], b[None, :, :2]),
+        np.minimum(a[:, None, 2:], b[None, :, 2:]),
+    )
+    both = (high - low).clip(0).prod(2)
+    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b))
+    return np.asarray(both / np.maximum(area_a[:, None] + area_b[None] - both, 1e-9), np.float32)
