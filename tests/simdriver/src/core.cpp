@@ -165,10 +165,21 @@ size_t sim_dump(char *buffer, size_t room) {
   return json.size() + 1;
 }
 
+// What is there now, such as open sessions, does not begin anew.
+static bool is_gauge(const std::string &name) {
+  for (std::string end : {".sessions", ".registered"})
+    if (name.size() > end.size() && !name.compare(name.size() - end.size(), end.size(), end))
+      return true;
+  return false;
+}
+
 void sim_reset() {
   auto clear = [](Numbers::Entry &entry) { entry.value = 0; };
+  auto clear_count = [](Numbers::Entry &entry) {
+    if (!is_gauge(entry.name)) entry.value = 0;
+  };
   sim_fault("");
-  counters.each(clear);
+  counters.each(clear_count);
   calls.each(clear);
   reset_copies();
   reset_memory_peak();

@@ -1,4 +1,8 @@
-// The entry points of libnvcuvid.so.1, a simulated NVDEC on libavcodec.
+// The entry points of libnvcuvid.so.1, a simulated NVDEC on libavcodec. It is that of an L40S; the
+// setting VIDAI_SIM_NO_AV1=1 takes AV1 away. VIDAI_SIM_AVLOG is the level of libavcodec's log.
+//
+// A test that wants a picture's decode status to be another one injects a fault in
+// "cuvidGetDecodeStatus.status", with the status as its code.
 #include "cuvid_parser.h"
 #include "sim.h"
 
@@ -199,8 +203,11 @@ SIM_API CUresult cuvidCtxUnlock(void *handle, unsigned) {
 
 // ---- what clients look up and nobody here calls
 
-#define UNSUPPORTED(name, ...) \
-  SIM_API CUresult name(__VA_ARGS__) { return CUDA_ERROR_NOT_SUPPORTED; }
+#define UNSUPPORTED(name, ...)         \
+  SIM_API CUresult name(__VA_ARGS__) { \
+    ENTER();                           \
+    return CUDA_ERROR_NOT_SUPPORTED;   \
+  }
 
 UNSUPPORTED(cuvidMapVideoFrame, void *, int, unsigned *, unsigned *, void *)
 UNSUPPORTED(cuvidUnmapVideoFrame, void *, unsigned)

@@ -19,7 +19,8 @@ const Codec CODECS[] = {
 }  // namespace
 
 bool Codec::decodes(uint32_t chroma, uint32_t depth) const {
-  bool fits = chroma == cudaVideoChromaFormat_420 || (chroma == cudaVideoChromaFormat_444 && yuv444);
+  bool fits =
+      chroma == cudaVideoChromaFormat_420 || (chroma == cudaVideoChromaFormat_444 && yuv444);
   return fits && depth >= 8 && depth <= max_depth && depth % 2 == 0;
 }
 

@@ -11,7 +11,7 @@ struct Codec {
   uint32_t type;  // cudaVideoCodec
   AVCodecID id;
   uint32_t min_width, min_height;
-  uint32_t max_size;  // of either side
+  uint32_t max_size;   // of either side
   uint32_t max_depth;  // bits a sample: 8, 10 and 12 up to it
   bool yuv444;
   // Whether the decoder holds pictures back to show them in another order. The others are AV1

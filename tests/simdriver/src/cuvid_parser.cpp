@@ -5,6 +5,22 @@
 #include <algorithm>
 #include <string.h>
 
+namespace {
+
+// The picture of one unit; null: it shows none, or needs others.
+Frame decode_alone(AVCodecContext *context, const uint8_t *unit, size_t size) {
+  Packet packet(av_packet_alloc());
+  Frame frame(av_frame_alloc());
+  if (av_new_packet(packet.get(), int(size)) < 0) return nullptr;
+  memcpy(packet->data, unit, size);
+  avcodec_send_packet(context, packet.get());
+  if (context->codec->capabilities & AV_CODEC_CAP_DELAY) avcodec_send_packet(context, nullptr);
+  if (avcodec_receive_frame(context, frame.get()) < 0) return nullptr;
+  return frame;
+}
+
+}  // namespace
+
 CUresult Parser::create(const CUVIDPARSERPARAMS &params, std::unique_ptr<Parser> *made) {
   const Codec *codec = find_codec(params.CodecType);
   if (!codec) return CUDA_ERROR_NOT_SUPPORTED;
@@ -22,7 +38,8 @@ Parser::Parser(const CUVIDPARSERPARAMS &params, const Codec &codec)
 Parser::~Parser() { av_parser_close(splitter_); }
 
 bool Parser::parse(const CUVIDSOURCEDATAPACKET &packet) {
-  bool whole = packet.flags & CUVID_PKT_ENDOFPICTURE, filled = packet.payload_size && packet.payload;
+  bool whole = packet.flags & CUVID_PKT_ENDOFPICTURE;
+  bool filled = packet.payload_size && packet.payload;
   int64_t pts = packet.flags & CUVID_PKT_TIMESTAMP ? packet.timestamp : AV_NOPTS_VALUE;
   if (packet.flags & CUVID_PKT_DISCONTINUITY) {
     if (!split(nullptr, 0, 0) || !end_sequence()) return false;
@@ -137,45 +154,43 @@ bool Parser::enter_sequence(const uint8_t *unit, size_t size) {
 // Learns the format by decoding the unit with a decoder that is thrown away.
 bool Parser::describe(const uint8_t *unit, size_t size) {
   Context context = open_decoder(codec_);
-  Packet packet(av_packet_alloc());
-  Frame frame(av_frame_alloc());
-  if (!context || avcodec_open2(context.get(), nullptr, nullptr) < 0 ||
-      av_new_packet(packet.get(), int(size)) < 0)
-    return false;
-  memcpy(packet->data, unit, size);
-  avcodec_send_packet(context.get(), packet.get());
-  avcodec_send_packet(context.get(), nullptr);
-  if (avcodec_receive_frame(context.get(), frame.get()) < 0) return false;
+  if (!context || avcodec_open2(context.get(), nullptr, nullptr) < 0) return false;
+  Frame frame = decode_alone(context.get(), unit, size);
+  if (!frame && codec_.id == AV_CODEC_ID_VP9) {
+    // The key frame may be a hidden one. It is in every slot, so show that of a slot.
+    const uint8_t show_slot_0 = 0x88;
+    frame = decode_alone(context.get(), &show_slot_0, 1);
+  }
+  if (!frame) return false;
+  describe(*frame, *context);
+  return true;
+}
 
+void Parser::describe(const AVFrame &frame, const AVCodecContext &context) {
   format_ = {};
   format_.codec = codec_.type;
-  AVRational rate =
-      context->framerate.num ? context->framerate : splitter_context_->framerate;
-  if (rate.num > 0 && rate.den > 0)
-    format_.frame_rate = {unsigned(rate.num), unsigned(rate.den)};
-  format_.progressive_sequence = !frame->interlaced_frame;
-  format_.bit_depth_luma_minus8 = format_.bit_depth_chroma_minus8 =
-      uint8_t(depth_of(*frame) - 8);
-  format_.chroma_format = chroma_of(*frame);
-  reordered_ = unsigned(std::max(context->has_b_frames, 0));
-  int references = std::max(context->refs, context->has_b_frames);
+  AVRational rate = context.framerate.num ? context.framerate : splitter_context_->framerate;
+  if (rate.num > 0 && rate.den > 0) format_.frame_rate = {unsigned(rate.num), unsigned(rate.den)};
+  format_.progressive_sequence = !frame.interlaced_frame;
+  format_.bit_depth_luma_minus8 = format_.bit_depth_chroma_minus8 = uint8_t(depth_of(frame) - 8);
+  format_.chroma_format = chroma_of(frame);
+  reordered_ = unsigned(std::max(context.has_b_frames, 0));
+  int references = std::max(context.refs, context.has_b_frames);
   format_.min_num_decode_surfaces = uint8_t(std::clamp(references + 4, 8, 32));
-  set_size(frame->width, frame->height);
-  int width = frame->width - int(frame->crop_left + frame->crop_right);
-  int height = frame->height - int(frame->crop_top + frame->crop_bottom);
-  format_.display_area = {int(frame->crop_left), int(frame->crop_top),
-                          int(frame->crop_left) + width, int(frame->crop_top) + height};
-  AVRational pixel = frame->sample_aspect_ratio;
+  set_size(frame.width, frame.height);
+  int left = int(frame.crop_left), top = int(frame.crop_top);
+  int right = frame.width - int(frame.crop_right), bottom = frame.height - int(frame.crop_bottom);
+  format_.display_area = {left, top, right, bottom};
+  AVRational pixel = frame.sample_aspect_ratio;
   if (pixel.num <= 0 || pixel.den <= 0) pixel = {1, 1};
   av_reduce(&format_.display_aspect_ratio.x, &format_.display_aspect_ratio.y,
-            int64_t(width) * pixel.num, int64_t(height) * pixel.den, 1 << 16);
+            int64_t(right - left) * pixel.num, int64_t(bottom - top) * pixel.den, 1 << 16);
   auto &signal = format_.video_signal_description;
   signal.video_format = 5;  // unspecified
-  signal.video_full_range_flag = frame->color_range == AVCOL_RANGE_JPEG;
-  signal.color_primaries = uint8_t(frame->color_primaries);
-  signal.transfer_characteristics = uint8_t(frame->color_trc);
-  signal.matrix_coefficients = uint8_t(frame->colorspace);
-  return true;
+  signal.video_full_range_flag = frame.color_range == AVCOL_RANGE_JPEG;
+  signal.color_primaries = uint8_t(frame.color_primaries);
+  signal.transfer_characteristics = uint8_t(frame.color_trc);
+  signal.matrix_coefficients = uint8_t(frame.colorspace);
 }
 
 void Parser::set_size(int width, int height) {
@@ -188,9 +203,8 @@ void Parser::set_size(int width, int height) {
 // Tells the client; its answer says how many surfaces there are, and 1 keeps their number.
 bool Parser::announce() {
   CUVIDEOFORMAT format = format_;
-  int answer = params_.pfnSequenceCallback
-                   ? params_.pfnSequenceCallback(params_.pUserData, &format)
-                   : 1;
+  int answer =
+      params_.pfnSequenceCallback ? params_.pfnSequenceCallback(params_.pUserData, &format) : 1;
   sim_trace("      sequence %ux%u, depth %d, chroma %u -> %d", format_.coded_width,
             format_.coded_height, format_.bit_depth_luma_minus8 + 8, format_.chroma_format, answer);
   if (answer <= 0) return false;

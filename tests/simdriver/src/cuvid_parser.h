@@ -28,6 +28,7 @@ class Parser {
   bool take_unit(const uint8_t *unit, size_t size, int64_t pts);
   bool enter_sequence(const uint8_t *unit, size_t size);
   bool describe(const uint8_t *unit, size_t size);
+  void describe(const AVFrame &frame, const AVCodecContext &context);
   void set_size(int width, int height);
   bool announce();
   int free_surface();

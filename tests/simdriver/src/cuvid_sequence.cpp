@@ -11,10 +11,10 @@ namespace {
 // Whether the unit that begins with this byte describes the sequence.
 bool describes_sequence(AVCodecID id, uint8_t byte) {
   switch (id) {
-    case AV_CODEC_ID_H264: return (byte & 31) == 7;          // sequence parameter set
-    case AV_CODEC_ID_HEVC: return (byte >> 1 & 63) == 33;    // the same
+    case AV_CODEC_ID_H264: return (byte & 31) == 7;              // sequence parameter set
+    case AV_CODEC_ID_HEVC: return (byte >> 1 & 63) == 33;        // the same
     case AV_CODEC_ID_MPEG4: return byte >= 0x20 && byte < 0x30;  // video object layer
-    default: return byte == 0xB3;                            // MPEG-1, MPEG-2: sequence header
+    default: return byte == 0xB3;                                // MPEG-1, MPEG-2: sequence header
   }
 }
 
@@ -134,7 +134,7 @@ void Vp9Sizes::read_frame(const uint8_t *frame, size_t size) {
   if (!inter) started_ = true;
   for (int i = 0; i < 8; i++)
     if (refreshed >> i & 1) slots_[i] = found;
-  if (shows) shown_ = found;
+  if (shows || !shown_.width) shown_ = found;
 }
 
 std::optional<SequenceMark> Vp9Sizes::mark() const {

@@ -1,4 +1,7 @@
-// The entry points of libnvidia-encode.so.1, a simulated NVENC on libavcodec.
+// The entry points of libnvidia-encode.so.1, a simulated NVENC on libavcodec. It is that of an
+// L40S. Settings make it another: VIDAI_SIM_NO_NVENC=1, as on an A100 or H100;
+// VIDAI_SIM_NVENC_SESSIONS, how many there can be at a time, and VIDAI_SIM_NVENC_LIMIT_CODE, the
+// error that one more ends with. VIDAI_SIM_KEEP_INPUT=1 fills sim_nvenc_inputs.
 #include "nvenc_session.h"
 #include "sim.h"
 
@@ -125,6 +128,7 @@ NVENCSTATUS nvEncGetSequenceParams(void *handle, NV_ENC_SEQUENCE_PARAM_PAYLOAD *
 }
 
 const char *nvEncGetLastErrorString(void *handle) {
+  sim_enter(__func__);
   std::shared_ptr<Session> session = sessions().find(handle);
   return session ? session->last_error().c_str() : "";
 }

@@ -36,7 +36,8 @@ int encode_cap(const EncodeCodec &codec, uint32_t cap) {
     case NV_ENC_CAPS_LEVEL_MAX: return int(codec.max_level);
     case NV_ENC_CAPS_SUPPORT_10BIT_ENCODE: return codec.ten_bit;
     case NV_ENC_CAPS_NUM_ENCODER_ENGINES: return ENGINES;
-    case NV_ENC_CAPS_SUPPORTED_RATECONTROL_MODES: return NV_ENC_PARAMS_RC_VBR | NV_ENC_PARAMS_RC_CBR;
+    case NV_ENC_CAPS_SUPPORTED_RATECONTROL_MODES:
+      return NV_ENC_PARAMS_RC_VBR | NV_ENC_PARAMS_RC_CBR;
     case NV_ENC_CAPS_SUPPORT_CABAC: return is_h264(codec);
     case NV_ENC_CAPS_SUPPORT_DYN_RES_CHANGE:
     case NV_ENC_CAPS_SUPPORT_DYN_BITRATE_CHANGE:
@@ -47,8 +48,8 @@ int encode_cap(const EncodeCodec &codec, uint32_t cap) {
 }
 
 void fill_preset(const EncodeCodec &codec, uint32_t tuning, NV_ENC_CONFIG *config) {
-  bool quick = tuning == NV_ENC_TUNING_INFO_LOW_LATENCY ||
-               tuning == NV_ENC_TUNING_INFO_ULTRA_LOW_LATENCY;
+  bool quick =
+      tuning == NV_ENC_TUNING_INFO_LOW_LATENCY || tuning == NV_ENC_TUNING_INFO_ULTRA_LOW_LATENCY;
   *config = {};
   config->version = NV_ENC_CONFIG_VER;
   config->profileGUID = NV_ENC_CODEC_PROFILE_AUTOSELECT_GUID;

@@ -241,8 +241,10 @@ NVENCSTATUS Session::encode(const NV_ENC_PIC_PARAMS &params) {
   if (format != format_) return fail(NV_ENC_ERR_INVALID_PARAM, "change of the input format");
   output->ready = false;
   if (canned_) {
-    *output = {canned_, {params.inputTimeStamp, params.inputDuration, params.frameIdx},
-               NV_ENC_PIC_TYPE_IDR, true};
+    *output = {canned_,
+               {params.inputTimeStamp, params.inputDuration, params.frameIdx},
+               pictures_++ ? NV_ENC_PIC_TYPE_P : NV_ENC_PIC_TYPE_IDR,
+               true};
     sim_count("nvenc.packets", 1);
   } else {
     if (NVENCSTATUS error = encode_surface(*surface, params)) return error;

@@ -68,7 +68,7 @@ class Session {
   const EncodeCodec *codec_ = nullptr;  // null: not initialised
   NV_ENC_INITIALIZE_PARAMS params_ = {};
   NV_ENC_CONFIG config_ = {};
-  int number_ = 0;             // among those that were initialised
+  int number_ = 0;              // among those that were initialised
   uint64_t device_memory_ = 0;  // what NVENC itself would take
   bool has_input_stream_ = false;
   void *input_stream_ = nullptr;

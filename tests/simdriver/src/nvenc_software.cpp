@@ -31,7 +31,8 @@ void set_speed(const EncodeCodec &codec, AVCodecContext *context, AVDictionary *
     set(options, "preset", "ultrafast");
     set(options, "tune", "zerolatency");
     set(options, "forced-idr", "1");
-    set(options, "x265-params", "log-level=none:info=0:scenecut=0:frame-threads=1:pools=none:open-gop=0");
+    set(options, "x265-params",
+        "log-level=none:info=0:scenecut=0:frame-threads=1:pools=none:open-gop=0");
     return;
   }
   set(options, "usage", "realtime");
@@ -67,8 +68,8 @@ std::unique_ptr<SoftwareEncoder> SoftwareEncoder::open(const EncodeCodec &codec,
   context->height = int(params.encodeHeight);
   context->pix_fmt = ten_bit ? AV_PIX_FMT_YUV420P10 : AV_PIX_FMT_YUV420P;
   bool timed = params.frameRateNum && params.frameRateDen;
-  context->framerate = timed ? AVRational{int(params.frameRateNum), int(params.frameRateDen)}
-                             : AVRational{30, 1};
+  context->framerate =
+      timed ? AVRational{int(params.frameRateNum), int(params.frameRateDen)} : AVRational{30, 1};
   context->time_base = av_inv_q(context->framerate);
   context->thread_count = 1;
   context->gop_size = int(std::min(config.gopLength, uint32_t(LONGEST_GOP)));
