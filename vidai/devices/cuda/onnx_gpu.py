@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from cuda.core import Stream
 
-from vidai.devices.cpu.session import _translated
+from vidai.devices.cpu.session import onnx_errors
 from vidai.devices.cuda.engine import EngineSettings, GpuInfo, TensorSpec
 from vidai.errors import DeviceUnavailable, ModelError
 
@@ -51,7 +51,7 @@ class BoundEngine:
     def output_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """As a run on an empty picture shows them, since the file may leave them open."""
         if shape not in self._shapes:
-            with self._translated(shape):
+            with self._running(shape):
                 binding = self._session.io_binding()
                 blank = np.zeros(shape, self.input.dtype)
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(blank, *self._device)
@@ -67,7 +67,7 @@ class BoundEngine:
     ) -> None:
         shapes = self.output_shapes(shape)
         self._settle(stream)
-        with self._translated(shape):
+        with self._running(shape):
             binding = self._session.io_binding()
             name, dtype = self.input
             binding.bind_input(name, *self._device, dtype, shape, data)
@@ -86,8 +86,8 @@ class BoundEngine:
             )
         return TensorSpec(tensor.name, np.dtype(_TYPES[tensor.type]))
 
-    def _translated(self, shape: tuple[int, ...]) -> AbstractContextManager[None]:
-        return _translated(f"model {self._name} cannot run on an input of shape {shape}")
+    def _running(self, shape: tuple[int, ...]) -> AbstractContextManager[None]:
+        return onnx_errors(f"model {self._name} cannot run on an input of shape {shape}")
 
 
 def open_engine(model: bytes, settings: EngineSettings, gpu: GpuInfo) -> BoundEngine:
@@ -98,7 +98,7 @@ def open_engine(model: bytes, settings: EngineSettings, gpu: GpuInfo) -> BoundEn
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     provider = (_PROVIDER, {"device_id": gpu.index, "use_tf32": 0})  # float32 is float32
-    with _translated(f"cannot load model {settings.name}"):
+    with onnx_errors(f"cannot load model {settings.name}"):
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
     if session.get_providers()[0] != _PROVIDER:  # it falls back to the CPU and only logs it
         raise DeviceUnavailable(
