@@ -41,6 +41,10 @@ def export_module(module: Any, example: Any, names: Names | None = None) -> Onnx
     kind = type(module).__name__
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"a torch.nn.Module is needed, not a {kind}")
+    if getattr(getattr(module, "head", None), "decode_in_inference", False):
+        raise ModelError(  # else its boxes would be decoded twice
+            "set module.head.decode_in_inference = False first, as YOLOX's own export does"
+        )
     _check_example(example)
     metadata = _metadata(module, names)
     weight = next(chain(module.parameters(), module.buffers()), example)
@@ -73,9 +77,7 @@ class _Flat(torch.nn.Module):  # type: ignore[misc]
 
 def _is_a_dict_a_picture(result: Any) -> bool:
     """Whether a module answers as torchvision's detectors do."""
-    return (
-        isinstance(result, (list, tuple)) and len(result) == 1 and isinstance(result[0], Mapping)
-    )
+    return isinstance(result, (list, tuple)) and len(result) == 1 and isinstance(result[0], Mapping)
 
 
 def _tensors(result: Any) -> dict[str, Any]:
@@ -145,13 +147,13 @@ def _trace(module: Any, example: Any, outputs: list[str]) -> Any:
 
 def _metadata(module: Any, names: Names | None) -> dict[str, str]:
     """What Ultralytics' own export writes, as far as there is such: names and stride."""
-    if names is None:
-        names = getattr(module, "names", None)
-    elif isinstance(names, str) or not isinstance(names, (Sequence, Mapping)):
-        raise ConfigError(f"names is a list of class names, or a dict by number, not {names!r}")
     metadata = {}
-    if isinstance(names, (list, tuple, Mapping)):
-        metadata["names"] = repr(dict(names if isinstance(names, Mapping) else enumerate(names)))
+    known = getattr(module, "names", None) if names is None else names
+    if isinstance(known, (Sequence, Mapping)) and not isinstance(known, str):
+        pairs = known.items() if isinstance(known, Mapping) else enumerate(known)
+        metadata["names"] = repr({number: str(name) for number, name in pairs})
+    elif names is not None:
+        raise ConfigError(f"names is a list of class names, or a dict by number, not {names!r}")
     stride = getattr(module, "stride", None)
     if isinstance(stride, torch.Tensor):
         metadata["stride"] = str(int(stride.max()))

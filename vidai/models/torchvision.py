@@ -5,7 +5,8 @@ dtypes and dimensions, and by these names where other outputs (masks, keypoints)
 The model resizes, normalises and suppresses by itself.
 
 Without names of the file's own, labels are taken for COCO's category ids, as torchvision's
-weights give them.
+weights give them. The tests make outputs of this form by hand, in ONNX and in torch; they
+do not run torchvision itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from vidai.device import Device
 from vidai.models.coco import CATEGORIES, COCO
-from vidai.models.model import Model
+from vidai.models.model import Model, class_names
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.candidates import Candidates
 from vidai.types import InputSpec
@@ -38,7 +39,6 @@ def matches(file: OnnxFile) -> bool:
 def load(file: OnnxFile) -> Model:
     """names of the file: of the labels from 0 on, as in torchvision's "categories"."""
     boxes, labels, scores = _outputs(file) or (0, 1, 2)
-    names = file.names
     return Torchvision(
         name=file.name,
         spec=InputSpec(
@@ -50,13 +50,13 @@ def load(file: OnnxFile) -> Model:
             multiple=1,
             longest=_LONGEST,
         ),
-        names=tuple(names.get(i, str(i)) for i in range(max(names) + 1)) if names else COCO,
+        names=class_names(file, len(file.names) or len(COCO)),
         onnx=file.data,
         max_batch=file.max_batch or 1,
         boxes=boxes,
         labels=labels,
         scores=scores,
-        by_category=not names,
+        by_category=not file.names,
     )
 
 
