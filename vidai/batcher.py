@@ -1,114 +1,266 @@
-"""Where streams meet: frames of all pipelines that share a detector become batches."""
+"""Where streams meet: frames of all pipelines that share a detector, on their way through it.
+
+Two ways, of which the device decides. On a device that computes while its verbs run, `Workers`
+keep every core busy with a frame of its own. On an asynchronous one, whose verbs only queue
+work, a `Batcher` gathers frames of all streams into batches, without a thread of its own: whoever
+brings the frame that fills a batch starts it, and whoever first needs a result waits for it.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
-from typing import Any
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 from vidai.errors import located
 from vidai.types import Detections, Frame
 
 Detected = tuple[Detections, float]  # and the seconds that it took
-Detect = Callable[[Sequence[Frame]], Sequence[Detections]]
+Run = TypeVar("Run")
 
 
-class Batcher:
-    """Threads that run a detector on the frames they are given, and answer with futures.
+class Pending(Protocol):
+    """Detections that are on their way."""
 
-    A free thread takes the oldest frame that waits, and with it whatever else waits and may go
-    into the same batch, up to `max_batch`. It never waits for more: while the device is busy
-    frames gather by themselves, so batches are as large as they need to be and no larger.
+    def result(self) -> Detected:
+        """Waits for them. Raises what went wrong, with the frame's stream and time."""
+        ...
 
-    key: frames of one key may share a batch. The threads are daemons, unlike those of
-    concurrent.futures, for which the interpreter waits at its end: a program that leaves a loop
-    over results unfinished would never end.
+    def cancel(self) -> None:
+        """Nobody wants them any more."""
+        ...
+
+
+class Ready:
+    """The answer for a frame when there is no detector."""
+
+    def result(self) -> Detected:
+        return Detections.empty(), 0.0
+
+    def cancel(self) -> None:
+        """There is nothing to be done."""
+
+
+class Workers:
+    """Threads that run a detector on one frame each.
+
+    They are daemons, unlike those of concurrent.futures, for which the interpreter waits at its
+    end: a program that leaves a loop over results unfinished would never end.
     """
 
-    def __init__(
-        self, detect: Detect, key: Callable[[Frame], Hashable], *, workers: int, max_batch: int
-    ) -> None:
+    def __init__(self, detect: Callable[[Sequence[Frame]], list[Detections]], count: int) -> None:
         self._detect = detect
-        self._key = key
-        self._max_batch = max_batch
-        self._jobs: deque[tuple[Frame, Future[Detected]]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [daemon("vidai-detector", self._serve) for _ in range(workers)]
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads = [daemon("vidai-detector", self._serve) for _ in range(count)]
 
-    def submit(self, frame: Frame) -> Future[Detected]:
-        """The frame's detections; cancel the future of a frame that is no longer wanted."""
-        future: Future[Detected] = Future()
-        with self._changed:
-            self._jobs.append((frame, future))
-            self._changed.notify()
-        return future
+    def submit(self, frame: Frame) -> Pending:
+        job = _Job(frame)
+        self._jobs.put(job)
+        return job
 
     def close(self) -> None:
-        """End the threads once their current batch is done; what waits is forgotten."""
-        with self._changed:
-            self._closed = True
-            self._jobs.clear()
-            self._changed.notify_all()
+        """End the threads once their current frame is done; what waits is forgotten."""
+        with suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
     def _serve(self) -> None:
-        while batch := self._next():
-            self._run(batch)
-            del batch  # else the last frames' memory stays until the next
+        while (job := self._jobs.get()) is not None:
+            job.run(self._detect)
+            del job  # else the last frame's memory stays until the next
 
-    def _next(self) -> list[tuple[Frame, Future[Detected]]]:
-        """The next batch; empty at the end."""
-        with self._changed:
-            while not self._closed:
-                batch = self._take()
-                if batch:
-                    return batch
-                self._changed.wait()
-        return []
 
-    def _take(self) -> list[tuple[Frame, Future[Detected]]]:
-        batch: list[tuple[Frame, Future[Detected]]] = []
-        key: Hashable = None
-        left: deque[tuple[Frame, Future[Detected]]] = deque()
-        while self._jobs and len(batch) < self._max_batch:
-            frame, future = self._jobs.popleft()
-            if batch and self._key(frame) != key:
-                left.append((frame, future))
-            elif future.set_running_or_notify_cancel():
-                batch.append((frame, future))
-                key = self._key(frame)
-        self._jobs.extendleft(reversed(left))
-        return batch
+class _Job:
+    """Implements Pending for one frame."""
 
-    def _run(self, batch: list[tuple[Frame, Future[Detected]]]) -> None:
-        start = time.perf_counter()
-        results = self._results([frame for frame, _ in batch])
-        seconds = (time.perf_counter() - start) / len(batch)
-        for (frame, future), result in zip(batch, results, strict=True):
-            if isinstance(result, BaseException):
-                future.set_exception(located(frame, result))
-            else:
-                future.set_result((result, seconds))
+    def __init__(self, frame: Frame) -> None:
+        self._frame: Frame | None = frame
+        self._outcome: Detected | BaseException | None = None
+        self._done = threading.Event()
 
-    def _results(self, frames: list[Frame]) -> Sequence[Detections | BaseException]:
-        """What became of each frame. Where streams share a batch that fails, each is tried on
-        its own, so that one stream's trouble does not end the others."""
+    def run(self, detect: Callable[[Sequence[Frame]], list[Detections]]) -> None:
+        frame = self._frame
+        if frame is not None:
+            start = time.perf_counter()
+            try:
+                (found,) = detect([frame])
+                self._outcome = found, time.perf_counter() - start
+            except BaseException as error:
+                self._outcome = located(frame, error)
+        self._frame = None
+        self._done.set()
+
+    def result(self) -> Detected:
+        self._done.wait()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        assert self._outcome is not None, "the frame was cancelled"
+        return self._outcome
+
+    def cancel(self) -> None:
+        self._frame = None
+
+
+class Starter(Protocol[Run]):
+    """A detector whose runs have a beginning and an end: see vidai.detector.Detector."""
+
+    def start(self, frames: Sequence[Frame]) -> Run: ...
+
+    def finish(self, run: Run) -> list[Detections]: ...
+
+
+class Batcher(Generic[Run]):
+    """Gathers frames into batches, see above.
+
+    key: frames of one key may share a batch. in_flight: how many batches may be under way.
+    """
+
+    def __init__(
+        self,
+        detector: Starter[Run],
+        key: Callable[[Frame], Hashable],
+        *,
+        max_batch: int,
+        in_flight: int,
+    ) -> None:
+        self._detector = detector
+        self._key = key
+        self._max_batch = max_batch
+        self._in_flight = in_flight
+        self._gathering: dict[Hashable, _Batch[Run]] = {}
+        self._under_way: deque[_Batch[Run]] = deque()
+        self._lock = threading.Lock()  # of the batches that gather
+        self._starting = threading.Lock()  # of those under way
+
+    def submit(self, frame: Frame) -> Pending:
+        key = self._key(frame)
+        with self._lock:
+            batch = self._gathering.get(key)
+            if batch is None:
+                batch = self._gathering[key] = _Batch(self, key)
+            place = batch.add(frame)
+            full = place + 1 == self._max_batch
+            if full:
+                del self._gathering[key]
+        if full:
+            self.start(batch)
+        return _Place(batch, place)
+
+    def start(self, batch: _Batch[Run]) -> None:
+        """Queue its work on the device, as it is; only the first call does something."""
+        with self._lock:
+            if self._gathering.get(batch.key) is batch:
+                del self._gathering[batch.key]
+        with self._starting:
+            if batch.started:
+                return
+            if len(self._under_way) == self._in_flight:
+                self._under_way.popleft().finish(self._detector)
+            batch.start(self._detector)
+            self._under_way.append(batch)
+
+    def finish(self, batch: _Batch[Run]) -> None:
+        """Wait until its results are there."""
+        if not batch.started:
+            self.start(batch)
+        batch.finish(self._detector)
+
+    def close(self) -> None:
+        """Let what is under way come to its end."""
+        with self._starting:
+            while self._under_way:
+                self._under_way.popleft().finish(self._detector)
+
+
+class _Batch(Generic[Run]):
+    """Frames, then the run on them, then what was found in each."""
+
+    def __init__(self, batcher: Batcher[Run], key: Hashable) -> None:
+        self.batcher = batcher
+        self.key = key
+        self.started = False
+        self.outcomes: list[Detections | BaseException] | None = None
+        self.seconds = 0.0  # a frame
+        self._frames: list[Frame] = []
+        self._run: Run | None = None
+        self._lock = threading.Lock()
+
+    def add(self, frame: Frame) -> int:
+        """The frame's place."""
+        self._frames.append(frame)
+        return len(self._frames) - 1
+
+    def start(self, detector: Starter[Run]) -> None:
+        begun = time.perf_counter()
         try:
-            return self._detect(frames)
-        except BaseException as error:
-            lanes = {id(frame.device): frame.device for frame in frames}
-            if len(lanes) == 1:
-                return [error] * len(frames)
-        results: dict[int, Detections | BaseException] = {}
-        for lane in lanes.values():
-            own = [frame for frame in frames if frame.device is lane]
-            results |= zip(map(id, own), self._results(own), strict=True)
-        return [results[id(frame)] for frame in frames]
+            self._run = detector.start(self._frames)
+        except Exception as error:
+            self._end(self._one_by_one(detector, error))
+        self.seconds = (time.perf_counter() - begun) / len(self.outcomes or self._frames)
+        self.started = True
+
+    def finish(self, detector: Starter[Run]) -> None:
+        with self._lock:
+            if self.outcomes is not None:
+                return
+            assert self._run is not None
+            begun = time.perf_counter()
+            try:
+                self._end(detector.finish(self._run))
+            except Exception as error:
+                self._end(self._one_by_one(detector, error))
+            self.seconds += (time.perf_counter() - begun) / max(1, len(self.outcomes or ()))
+
+    def _end(self, outcomes: Sequence[Detections | BaseException]) -> None:
+        self.outcomes = list(outcomes)
+        self._frames, self._run = [], None  # their memory may go
+
+    def _one_by_one(
+        self, detector: Starter[Run], error: Exception
+    ) -> list[Detections | BaseException]:
+        """What becomes of a batch that failed. Where streams share it each is tried on its own,
+        so that one stream's trouble does not end the others."""
+        lanes = {id(frame.device) for frame in self._frames}
+        outcomes: dict[int, Detections | BaseException] = {}
+        for lane in lanes:
+            own = [frame for frame in self._frames if id(frame.device) == lane]
+            try:
+                if len(lanes) == 1:
+                    raise error
+                found: Sequence[Detections] = detector.finish(detector.start(own))
+                outcomes |= {id(frame): what for frame, what in zip(own, found, strict=True)}
+            except Exception as failure:
+                outcomes |= {id(frame): located(frame, failure) for frame in own}
+        return [outcomes[id(frame)] for frame in self._frames]
+
+
+class _Place(Generic[Run]):
+    """Implements Pending for one frame of a batch."""
+
+    def __init__(self, batch: _Batch[Run], place: int) -> None:
+        self._batch = batch
+        self._place = place
+
+    def result(self) -> Detected:
+        batch = self._batch
+        if batch.outcomes is None:
+            batch.batcher.finish(batch)
+        assert batch.outcomes is not None
+        outcome = batch.outcomes[self._place]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome, batch.seconds
+
+    def cancel(self) -> None:
+        """The batch is other frames' as well: it runs to its end, or nobody starts it."""
 
 
 def daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidai.batcher import Batcher, Detected
+from vidai.batcher import Batcher, Pending, Workers
 from vidai.device import Device, Session, open_device
 from vidai.errors import ConfigError
 from vidai.models import Model, load_model, model_of
 from vidai.ops import letterbox
+from vidai.precision import check, default, settle
 from vidai.types import Batch, Detections, Frame
+
+Inputs = dict[tuple[int, ...], Any]  # of a session, by shape
+
+
+class Run(NamedTuple):
+    """A batch on its way through a session, which nothing else uses meanwhile."""
+
+    session: Session
+    inputs: Inputs
+    batch: Batch
+    outputs: list[Any]
 
 
 class Detector:
@@ -26,11 +37,15 @@ class Detector:
 
     model: a catalog name (`vidai models list`), the path of an ONNX file, or a loaded
     Model. conf: least score, 0–1. iou: overlap above which the weaker of two boxes of one
-    class is dropped, 0–1. classes: names or numbers to keep, None for all. download:
-    called with bytes done and in all while a catalog model is fetched; build: with what is
-    done and how much of it, 0–1, while a GPU's engine is built at the first frame. Raises
-    ModelError for the model, ConfigError for a class that it does not know.
+    class is dropped, 0–1. classes: names or numbers to keep, None for all. precision: "fp32",
+    "fp16" or "fp8"; "auto", the default on a GPU, is what `vidai.run` has found to be the
+    fastest there, and the model as it is where it has not run yet; on the CPU the default is
+    the model as it is, and others are for comparing, not for speed. download: called with
+    bytes done and in all while a catalog model is fetched; build: with what is done and how
+    much of it, 0–1, while a GPU's engine is built at the first frame. Raises ModelError for
+    the model, ConfigError for a class that it does not know.
 
+    model: in its precision. precision: which that is and why, None for the model as it is.
     notes: what a user should know of how the model runs.
     """
 
@@ -43,26 +58,30 @@ class Detector:
         iou: float = 0.45,
         classes: Iterable[str | int] | None = None,
         family: str | None = None,
+        precision: str | None = None,
         download: Callable[[int, int], None] | None = None,
         build: Callable[[str, float], None] | None = None,
     ) -> None:
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a number from 0 to 1, not {value}")
+        check(precision)
         self.device = open_device(device) if isinstance(device, str) else device
         if isinstance(model, (str, Path)):
             model = load_model(model, family=family, progress=download)
-        self.model = model
+        wanted = precision or default(self.device)
+        self.model, self.precision = settle(model, wanted, self.device, conf)
+        self.undecided = wanted == "auto" and self.precision is None  # see vidai.trial
         self.conf = conf
         self.iou = iou
         self.classes = None if classes is None else self._class_ids(classes)
         self.max_batch = min(self.device.max_batch, model.max_batch or self.device.max_batch)
         self.notes: list[str] = []
         self._on_build = build
-        self._idle: list[tuple[Session, dict[tuple[int, ...], Any]]] = []
+        self._idle: list[tuple[Session, Inputs]] = []
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._batcher: Batcher | None = None
+        self._gatherer: Workers | Batcher[Run] | None = None
         self._users = 0
 
     @classmethod
@@ -78,10 +97,9 @@ class Detector:
         """A detector from a torch.nn.Module, exported to ONNX in memory; needs vidai[torch].
 
         example: a float tensor (1, 3, height, width) of the size that the model shall see.
-        names: of the classes. options: device, conf, iou and classes, as above. The module
-        answers as its family's ONNX files do, see vidai.models and `vidai.torch`; YOLOX's
-        does after `module.head.decode_in_inference = False`. Raises ModelError for the
-        module, ConfigError for the rest.
+        names: of the classes. options: device, conf, iou, classes and precision, as above. The
+        module answers as its family's ONNX files do. Raises ModelError for the module,
+        ConfigError for the rest.
         """
         from vidai.torch import export_module  # an extra: not everyone has it
 
@@ -94,6 +112,17 @@ class Detector:
 
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
         """Detections of each frame; the frames must share one input size, see `input_size`."""
+        return [
+            found
+            for first in range(0, len(frames), self.max_batch)
+            for found in self.finish(self.start(frames[first : first + self.max_batch]))
+        ]
+
+    def start(self, frames: Sequence[Frame]) -> Run:
+        """Begin a batch of at most `max_batch` frames of one input size.
+
+        On an asynchronous device this returns while the work waits in its queues.
+        """
         try:
             session, inputs = self._idle.pop()
         except IndexError:
@@ -101,19 +130,22 @@ class Detector:
         batch = self._batch(frames, inputs)
         for lane in {id(frame.device): frame.device for frame in frames}.values():
             session.device.after(lane)
-        outputs = session.run(batch.data)
-        height, width = batch.data.shape[2:]
+        return Run(session, inputs, batch, session.run(batch.data))
+
+    def finish(self, run: Run) -> list[Detections]:
+        """Wait for a batch; once for each run."""
+        height, width = run.batch.data.shape[2:]
         found = self.model.detections(
-            session.device,
-            outputs,
+            run.session.device,
+            run.outputs,
             size=(width, height),
-            placements=batch.placements,
-            pictures=[(frame.width, frame.height) for frame in frames],
+            placements=run.batch.placements,
+            pictures=[(frame.width, frame.height) for frame in run.batch.frames],
             conf=self.conf,
             iou=self.iou,
             classes=self.classes,
         )
-        self._idle.append((session, inputs))  # only now: the run is done, its buffers are free
+        self._idle.append((run.session, run.inputs))  # only now: its buffers are free
         return found
 
     def _open_session(self) -> Session:
@@ -128,30 +160,34 @@ class Detector:
         return self.model.spec.size_for(frame.width, frame.height)
 
     @contextmanager
-    def batching(self) -> Iterator[Callable[[Frame], Future[Detected]]]:
-        """Gives the function that takes frames and answers with futures of their detections.
+    def batching(self) -> Iterator[Callable[[Frame], Pending]]:
+        """Gives the function that takes frames and answers with detections on their way.
 
         All who are inside at one time share threads and batches.
         """
         with self._lock:
             self._users += 1
-            if self._batcher is None:
-                self._batcher = Batcher(
-                    self, self.input_size, workers=self.device.workers, max_batch=self.max_batch
-                )
-            batcher = self._batcher
+            if self._gatherer is None:
+                self._gatherer = self._new_gatherer()
+            gatherer = self._gatherer
         try:
-            yield batcher.submit
+            yield gatherer.submit
         finally:
             with self._lock:
                 self._users -= 1
                 last = not self._users
                 if last:
-                    self._batcher = None
+                    self._gatherer = None
             if last:
-                batcher.close()
+                gatherer.close()
 
-    def _batch(self, frames: Sequence[Frame], inputs: dict[tuple[int, ...], Any]) -> Batch:
+    def _new_gatherer(self) -> Workers | Batcher[Run]:
+        workers = self.device.workers
+        if not self.device.asynchronous:
+            return Workers(self, workers)
+        return Batcher(self, self.input_size, max_batch=self.max_batch, in_flight=workers)
+
+    def _batch(self, frames: Sequence[Frame], inputs: Inputs) -> Batch:
         """Frames in the input of their shape, which is made at its first use."""
         width, height = self.input_size(frames[0])
         largest = (self.max_batch, 3, height, width)

@@ -104,6 +104,7 @@ class Device(Protocol):
 
     name: str  # "cpu", "cuda:0"
     dlpack_device: tuple[int, int]
+    asynchronous: bool  # verbs queue work and return; only to_host and synchronize wait
     workers: int  # sessions that run side by side for best throughput
     max_batch: int  # pictures in one run of a session, for best throughput
     strict: bool  # what it cannot do itself is an error, not work for the CPU

@@ -1,12 +1,16 @@
 """Wires source, detector, steps and sinks together and runs them. Read this first.
 
-    reader thread          detector threads             writer thread (or your loop)
+    reader                 detector                     writer (or your loop)
     demux, decode  ──────▶ letterbox, infer, NMS ─────▶ steps, sinks
-       │                   batches, see batcher.py           ▲
+       │                   see batcher.py                    ▲
        └── a window of frames in flight, kept in order ──────┘
 
-The window is the only buffer of pictures: the reader waits while it is full, so memory is
-bounded however long the file is. Packets of sound and subtitles are never decoded; each
+On a device that computes while its verbs run these are threads. On an asynchronous one they
+take turns in one thread, because there each has next to nothing to do: the work is on the GPU,
+and threads would only wait for each other.
+
+The window is the only buffer of pictures: reading stops while it is full, so memory is bounded
+however long the file is. Packets of sound and subtitles are never decoded; each
 waits for the frame of its time, as far as the file has them apart.
 """
 
@@ -27,7 +31,7 @@ from typing import Any, Protocol, TypeAlias
 
 import av
 
-from vidai.batcher import Detected, daemon
+from vidai.batcher import Pending, Ready, daemon
 from vidai.detector import Detector
 from vidai.device import Device, open_device
 from vidai.errors import ConfigError, DecodeError, VidaiError, located
@@ -37,8 +41,8 @@ from vidai.steps import Step
 from vidai.types import Detections, Frame
 
 Item: TypeAlias = "Frame | av.Packet[Any]"
-Submit: TypeAlias = "Callable[[Frame], Future[Detected]]"
-Ready: TypeAlias = "queue.SimpleQueue[tuple[Item | None, Future[Detected] | None] | None]"
+Submit: TypeAlias = "Callable[[Frame], Pending]"
+Entry: TypeAlias = "tuple[Item, Pending | None]"
 
 
 class Sink(Protocol):
@@ -113,7 +117,7 @@ class Pipeline:
         self.max_frames = max_frames
         self.strict = strict
         self.max_host_bytes_per_frame = max_host_bytes_per_frame
-        self._window = 2 * self.device.workers * (detector.max_batch if detector else 1) + 2
+        self._window = _window(self.device, detector)
         self._transfers_before = self.device.transfers.snapshot()
         info = self.source.info
         self.report = Report(
@@ -188,9 +192,65 @@ class Pipeline:
         self.report.interrupted = True
         self._stop.set()
 
-    # Reader thread: packets to frames, each handed to the detector's threads at once.
+    # Reading: packets to frames, each handed to the detector at once.
 
-    def _read(self, submit: Submit, window: threading.Semaphore, ready: Ready) -> None:
+    def _read_in_turn(self, submit: Submit) -> Generator[Entry, None, None]:
+        """Entries in their order, read ahead by a window of frames, in the caller's thread."""
+        ahead: deque[Entry] = deque()
+        frames, failure = 0, None
+        try:
+            for item in self._in_step():
+                if not isinstance(item, Frame):
+                    ahead.append((item, None))
+                    continue
+                if self._stop.is_set():
+                    break
+                self.report.ledger.received += 1
+                ahead.append((item, submit(item)))
+                frames += 1
+                while frames > self._window:
+                    frames -= isinstance(ahead[0][0], Frame)
+                    yield ahead.popleft()
+        except Exception as error:  # what was read before comes first
+            failure = error
+        while ahead:
+            yield ahead.popleft()
+        if failure:
+            raise failure
+
+    def _read_in_thread(self, submit: Submit) -> Generator[Entry, None, None]:
+        """The same, read by a thread of its own."""
+        window = threading.Semaphore(self._window)
+        ready: queue.SimpleQueue[Entry | BaseException | None] = queue.SimpleQueue()
+        reader = daemon("vidai-reader", self._read, submit, window, ready)
+
+        def end() -> None:
+            self._stop.set()
+            window.release()
+            reader.join()
+            while not ready.empty():
+                entry = ready.get()
+                if isinstance(entry, tuple) and entry[1] is not None:
+                    entry[1].cancel()
+
+        _unfinished.add(end)
+        try:
+            while (entry := ready.get()) is not None:
+                if isinstance(entry, BaseException):
+                    raise entry
+                if isinstance(entry[0], Frame):
+                    window.release()
+                yield entry
+        finally:
+            end()
+            _unfinished.discard(end)
+
+    def _read(
+        self,
+        submit: Submit,
+        window: threading.Semaphore,
+        ready: queue.SimpleQueue[Entry | BaseException | None],
+    ) -> None:
         try:
             for item in self._in_step():
                 if not isinstance(item, Frame):
@@ -202,9 +262,7 @@ class Pipeline:
                 self.report.ledger.received += 1
                 ready.put((item, submit(item)))
         except BaseException as error:
-            failed: Future[Detected] = Future()
-            failed.set_exception(error)
-            ready.put((None, failed))
+            ready.put(error)
         finally:
             ready.put(None)
 
@@ -219,6 +277,8 @@ class Pipeline:
                 held.setdefault(item.stream_index, deque()).append(item)
                 continue
             yield item
+            if not held:
+                continue
             now = item.pts * item.info.time_base
             for packets in held.values():
                 while packets and _time_of(packets[0]) <= now:
@@ -239,7 +299,7 @@ class Pipeline:
             elif count == self.max_frames or source.ends_before(item):
                 self._end = item.pts * item.info.time_base  # sound before it may still follow
             elif source.keeps(item.pts, item.info.time_base):
-                yield replace(item, index=count)
+                yield item if item.index == count else replace(item, index=count)
                 count += 1
 
     def _decoded(self) -> Iterator[Item]:
@@ -270,34 +330,18 @@ class Pipeline:
         if self._used:
             raise ConfigError("a pipeline runs once: make another one")
         self._used = True
-        window = threading.Semaphore(self._window)
-        ready: Ready = queue.SimpleQueue()
+        read = self._read_in_turn if self.device.asynchronous else self._read_in_thread
         nothing = Detections.empty()
-        done = ExitStack()
-        submit = done.enter_context(self.detector.batching()) if self.detector else _undetected
-        reader = daemon("vidai-reader", self._read, submit, window, ready)
-
-        def end() -> None:
-            self._stop.set()
-            window.release()
-            reader.join()
-            while (waiting := _next_now(ready)) is not None:
-                if waiting[1] is not None:
-                    waiting[1].cancel()
-            done.close()
-
-        _unfinished.add(end)
-        try:
-            while (entry := ready.get()) is not None:
-                item, future = entry
-                detections, seconds = future.result() if future else (nothing, 0.0)
-                if isinstance(item, Frame):
-                    window.release()
-                if item is not None:
+        with ExitStack() as shared:
+            submit: Submit = _undetected
+            if self.detector:
+                submit = shared.enter_context(self.detector.batching())
+            _unfinished.add(shared.close)
+            shared.callback(_unfinished.discard, shared.close)
+            with closing(read(submit)) as entries:
+                for item, pending in entries:
+                    detections, seconds = pending.result() if pending else (nothing, 0.0)
                     yield item, detections, seconds
-        finally:
-            end()
-            _unfinished.discard(end)
 
     # Writer thread of run().
 
@@ -401,19 +445,15 @@ class Pipeline:
         outcome.result()
 
 
-def _undetected(frame: Frame) -> Future[Detected]:
-    """The answer for a frame when there is no detector."""
-    future: Future[Detected] = Future()
-    future.set_result((Detections.empty(), 0.0))
-    return future
+def _window(device: Device, detector: Detector | None) -> int:
+    """How many frames may be in flight: enough to keep the device busy."""
+    if device.asynchronous:
+        return (device.workers + 1) * (detector.max_batch if detector else 1)
+    return 2 * device.workers + 2
 
 
-def _next_now(ready: Ready) -> tuple[Item | None, Future[Detected] | None] | None:
-    """The next entry if there is one."""
-    try:
-        return ready.get_nowait()
-    except queue.Empty:
-        return None
+def _undetected(frame: Frame) -> Pending:
+    return Ready()
 
 
 def _time_of(packet: av.Packet[Any]) -> Fraction:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class StreamInfo:
     start: float | None = None
     duration: float | None = None
 
-    @property
+    @cached_property
     def orientation(self) -> int:
         """How display maps to stored pixels: bits FLIP_X, FLIP_Y, TRANSPOSE.
 
@@ -118,7 +119,7 @@ class StreamInfo:
             self.orientation, 0
         )
 
-    @property
+    @cached_property
     def display_size(self) -> tuple[int, int]:
         """(width, height) in display px."""
         if self.orientation & TRANSPOSE:

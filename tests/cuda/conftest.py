@@ -11,6 +11,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ if SIMULATED:
 
     engine.install()
 
+_CACHE = type(lru_cache(lambda: None))
+_PROCESS_WIDE = ("vidai.devices.cuda.driver", "vidai.devices.cuda.video_codec", "vidai.native")
 SCALE = 2  # of the clips to the model's pictures: NVENC takes no less than 145 px
 BUDGET = 65536  # bytes a frame between host and device
 
@@ -46,8 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def gpu() -> Iterator[CudaDevice]:
-    """The GPU. Afterwards nothing is left of the test: memory, sessions, streams, threads."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
+    """The GPU. Afterwards nothing is left of the test: memory, sessions, streams, threads.
+
+    Models run as they are: tests compare with the CPU bit for bit and count calls to let one
+    fail. Choosing a precision is for test_precision_run.py.
+    """
+    monkeypatch.setattr("vidai.detector.default", lambda device: None)
     device = open_device("cuda")
     assert isinstance(device, CudaDevice)
     if not SIMULATED:
@@ -71,12 +79,10 @@ def gpu() -> Iterator[CudaDevice]:
 
 def _live() -> dict[str, int]:
     """What is alive on the simulated GPU once everything that is only kept is let go."""
-    from vidai.glyphs import atlas
-    from vidai.ops.letterbox import _plan
-    from vidai.ops.rgb import _format
-
-    for cached in (atlas, _plan, _format):
-        cached.cache_clear()
+    for cached in gc.get_objects():
+        if isinstance(cached, _CACHE) and (cached.__module__ or "").startswith("vidai."):
+            if cached.__module__ not in _PROCESS_WIDE:
+                cached.cache_clear()
     for _ in range(3):  # what one round finalises, such as a generator, may free more
         gc.collect()
     driver.cuCtxSynchronize()  # memory is freed in stream order

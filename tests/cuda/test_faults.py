@@ -13,7 +13,7 @@ from tests.cuda.conftest import boxes_of, make_squares
 from tests.cuda.keep import Keep
 from vidai.devices.cuda import CudaDevice
 from vidai.errors import DecodeError, DeviceError, EncodeError, KernelError, VidaiError
-from vidai.pipeline import Pipeline
+from vidai.pipeline import Pipeline, Sink
 from vidai.steps import Overlay
 
 pytestmark = pytest.mark.simulated
@@ -129,7 +129,7 @@ def test_other_streams_go_on(
     errors: dict[int, VidaiError] = {}
 
     def run(n: int) -> None:
-        sinks = [vidai.VideoFile(tmp_path / f"out{n}.mp4"), keeps[n]]
+        sinks: list[Sink] = [vidai.VideoFile(tmp_path / f"out{n}.mp4"), keeps[n]]
         try:
             Pipeline(str(clips[n]), detector, steps=[Overlay()], sinks=sinks).run()
         except VidaiError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +15,16 @@ import vidai
 from tests import simdriver
 from tests.cuda.conftest import BUDGET, MODE, make_squares
 from tests.cuda.keep import Keep
+from vidai.detector import Run
 from vidai.devices.cuda import CudaDevice
-from vidai.pipeline import Pipeline
+from vidai.pipeline import Pipeline, Sink
 from vidai.steps import Overlay
 
 
 def test_four_streams_share_batches_and_see_what_each_sees_alone(
     gpu: CudaDevice, tmp_path: Path, tiny_model: Path
 ) -> None:
-    options = [
+    options: list[dict[str, Any]] = [
         {},
         {"codec": "libx265", "pix_fmt": "yuv420p10le"},
         {"width": 320, "height": 192, "draw": None},
@@ -33,14 +36,16 @@ def test_four_streams_share_batches_and_see_what_each_sees_alone(
         for n, (how, suffix) in enumerate(zip(options, suffixes, strict=True))
     ]
     detector = vidai.Detector(tiny_model, device=gpu)
-    batches: list[int] = []
-    detect = detector.__class__.__call__
+    batches: list[int] = []  # how many streams were in each
+    frames_in: list[int] = []
+    start = detector.start
 
-    def counted(self: vidai.Detector, frames: list[vidai.Frame]) -> list[vidai.Detections]:
-        batches.append(len(frames))
-        return detect(self, frames)
+    def counted(frames: Sequence[vidai.Frame]) -> Run:
+        batches.append(len({id(frame.device) for frame in frames}))
+        frames_in.append(len(frames))
+        return start(frames)
 
-    detector.__class__.__call__ = counted  # type: ignore[method-assign,assignment]
+    detector.start = counted  # type: ignore[method-assign]
     keeps = [Keep() for _ in clips]
 
     def run(n: int) -> None:
@@ -52,14 +57,12 @@ def test_four_streams_share_batches_and_see_what_each_sees_alone(
         ).run()
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        detector.__class__.__call__ = detect  # type: ignore[method-assign]
-    assert sum(batches) == 100
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(frames_in) == 100
+    assert max(frames_in) == detector.max_batch
     assert max(batches) > 1
     for clip, keep in zip(clips, keeps, strict=True):
         truth = Keep()
@@ -90,7 +93,7 @@ def test_five_hundred_frames_take_no_more_memory_than_fifty(
                 files = len(os.listdir("/proc/self/fd"))
                 seen[frame.index] = simdriver.counters()["memory.peak"], files
 
-    sinks = [vidai.VideoFile(out), Watch()]
+    sinks: list[Sink] = [vidai.VideoFile(out), Watch()]
     detector = vidai.Detector(tiny_model, device=gpu)
     pipeline = Pipeline(
         str(clip), detector, steps=[Overlay()], sinks=sinks, max_host_bytes_per_frame=BUDGET
@@ -118,14 +121,15 @@ def test_the_simulation_shows_a_missing_order_of_two_streams(
     clip, out = make_squares(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     truth, found = Keep(), Keep()
     detector = vidai.Detector(tiny_model, device=gpu)
-    Pipeline(str(clip), detector, sinks=[truth, vidai.VideoFile(out)]).run()
+    Pipeline(str(clip), detector, steps=[Overlay()], sinks=[truth, vidai.VideoFile(out)]).run()
     if broken == "encoder":
         right = nvenc_inputs()
     monkeypatch.setattr(CudaDevice, "after", lambda self, other: None)
     simdriver.reset()
     detector = vidai.Detector(tiny_model, device=gpu)
     video = vidai.VideoFile(out, overwrite=True)
-    Pipeline(str(clip), detector, sinks=[found, video] if broken == "session" else [video]).run()
+    sinks: list[Sink] = [found] if broken == "session" else [video]
+    Pipeline(str(clip), detector, steps=[Overlay()], sinks=sinks).run()
     if broken == "session":
         pairs = zip(found.kept, truth.kept, strict=True)
         assert any(a[2].to_dicts() != b[2].to_dicts() for a, b in pairs)

@@ -89,6 +89,7 @@ class VideoFile:
         self.check(source, device)
         self._source = source
         self._begin: Fraction | None = None
+        self._offset = 0  # the same in ticks of the video
         self._encoder = device.encoder(source.info, self._settings)
         self._target = Target(self._path, overwrite=self._overwrite, source=source.path)
         try:
@@ -174,8 +175,8 @@ class VideoFile:
             # A cut begins at 0 with its first frame, so that all streams move by one time
             # that is whole ticks of the video.
             self._begin = frame.pts * frame.info.time_base if self._source.begin else Fraction(0)
-        offset = round(self._begin / frame.info.time_base)
-        self._mux(self._encoder.encode(frame, frame.pts - offset))
+            self._offset = round(self._begin / frame.info.time_base)
+        self._mux(self._encoder.encode(frame, frame.pts - self._offset))
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
         """Pass on a packet of another stream of the source; others are ignored."""

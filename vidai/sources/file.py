@@ -124,6 +124,8 @@ class FileSource:
 
     def keeps(self, pts: int, time_base: Fraction) -> bool:
         """Whether this time lies in the part of the file that was asked for."""
+        if self.begin is None and self.until is None:
+            return True
         time = pts * time_base
         return (self.begin is None or time >= self.begin) and (
             self.until is None or time < self.until
@@ -141,7 +143,8 @@ class FileSource:
         """
         streams = [self.video, *(s for s in self.others if s.type != "attachment")]
         indexed = _packets_in_index(self.container, self.video)
-        seen, reached = 0, Fraction(0)
+        seen = 0
+        reached: dict[Stream, int] = {}  # ticks
         try:
             for packet in self.container.demux(streams):
                 if packet.size == 0:
@@ -152,7 +155,7 @@ class FileSource:
                         continue  # read for the other streams' sake only
                     self._first_pts = None
                 seen += is_video
-                reached = max(reached, _end_of(packet))
+                reached[packet.stream] = max(reached.get(packet.stream, 0), _end_of(packet))
                 if self._is_past(packet, INTERLEAVE if is_video else None):
                     return
                 if not (is_video and self._is_past(packet, 0)):
@@ -162,7 +165,8 @@ class FileSource:
         except (av.FFmpegError, ValueError) as error:
             self._note(f"reading stopped early: {reason(error)}")
         else:
-            missing = _promised_end(self.container) - reached
+            ends = (ticks * (stream.time_base or 0) for stream, ticks in reached.items())
+            missing = _promised_end(self.container) - max(ends, default=Fraction(0))
             if self.begin is None and seen < indexed:
                 self._note(f"it ends early: {seen} of {indexed} video packets are there")
             elif missing > TOLERANCE:
@@ -296,10 +300,10 @@ def _describe(
     )
 
 
-def _end_of(packet: av.Packet[Any]) -> Fraction:
-    """When the packet's contents have been shown, in s."""
+def _end_of(packet: av.Packet[Any]) -> int:
+    """When the packet's contents have been shown, in ticks."""
     begin = packet.dts if packet.pts is None else packet.pts
-    return Fraction(0) if begin is None else (begin + (packet.duration or 0)) * packet.time_base
+    return 0 if begin is None else begin + (packet.duration or 0)
 
 
 def _promised_end(container: InputContainer) -> Fraction:

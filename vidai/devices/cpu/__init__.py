@@ -37,6 +37,7 @@ class CpuDevice:
     name = "cpu"
     dlpack_device = (1, 0)
 
+    asynchronous = False
     strict = False
     max_batch = 1  # one picture a core is faster than several on all of them
 

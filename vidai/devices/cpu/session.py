@@ -14,7 +14,7 @@ from vidai.errors import ModelError
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def onnx_errors(what: str) -> Iterator[None]:
     """ONNX Runtime's errors have no base class of their own but Exception."""
     try:
         yield
@@ -33,7 +33,7 @@ class OnnxSession:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        with _translated("cannot load the model"):
+        with onnx_errors("cannot load the model"):
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
@@ -41,6 +41,6 @@ class OnnxSession:
 
     def run(self, data: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """The raw outputs, in the order of the model file. Raises ModelError."""
-        with _translated(f"the model cannot run on a {data.dtype} input of shape {data.shape}"):
+        with onnx_errors(f"the model cannot run on a {data.dtype} input of shape {data.shape}"):
             outputs: list[npt.NDArray[Any]] = self._session.run(None, {self._input: data})
         return outputs

@@ -29,6 +29,7 @@ class CudaDevice:
     strict: what this GPU cannot do itself is an error instead of work for the CPU.
     """
 
+    asynchronous = True
     workers = 2  # one batch is prepared while the other runs
     max_batch = 8
 

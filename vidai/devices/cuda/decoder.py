@@ -98,7 +98,7 @@ class NvDecoder:
         self._last_pts: int | None = None
         self._unstamped: list[int] = []  # dts of packets without pts, a heap
         self._header = b""
-        self._time: float | None = None
+        self._fed: int | None = None  # pts of the packet that NVDEC has
         name = _TO_ANNEX_B.get(info.codec)
         self._filter = av.BitStreamFilterContext(name, stream) if name else None
         self._decoder = self._open()
@@ -141,18 +141,17 @@ class NvDecoder:
             self._header = header or self._header
             data.bsl_data, data.bsl = packet.buffer_ptr, packet.size
             data.pts = self._stamp(packet)
-            if packet.pts is not None:
-                self._time = float(packet.pts * packet.time_base)
+            self._fed = packet.pts
         self._lane.gpu.enter()
-        where = "" if self._time is None else f" near {self._time:.3f} s"
-        with (
-            video_errors(DecodeError, f"{self._info.name}: NVDEC failed{where}"),
-            PrintedLines() as printed,
-        ):
+        with video_errors(DecodeError, self._at), PrintedLines() as printed:
             decoded = self._decoder.Decode(data)
             frames += [self._frame(picture) for picture in decoded]
         self.damaged += printed.count
         return frames
+
+    def _at(self) -> str:
+        where = "" if self._fed is None else f" near {float(self._fed * self._info.time_base):.3f} s"
+        return f"{self._info.name}: NVDEC failed{where}"
 
     def _stamp(self, packet: av.Packet[Any]) -> int:
         if packet.pts is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from math import prod
 from typing import Any
@@ -28,25 +27,42 @@ _LOST = (
 )
 
 
-@contextmanager
-def translated(kind: type[VidaiError], what: str) -> Iterator[None]:
-    """CUDA's errors as vidai's. Full memory and a lost device are DeviceErrors anywhere."""
-    try:
-        yield
-    except VidaiError:
-        raise
-    except Exception as error:  # cuda.core's have no public base class of their own
-        said = " ".join(reason(error).split())
+class translated:  # noqa: N801 (read as a function: with translated(…))
+    """CUDA's errors as vidai's: of this kind, or DeviceErrors where memory is full or the GPU lost.
+
+    what: what was being done, in words, or a function that says it. A class and not a generator
+    because every call on a frame's way goes through it.
+    """
+
+    def __init__(self, kind: type[VidaiError], what: str | Callable[[], str]) -> None:
+        self._kind = kind
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, VidaiError):
+            raise self.error(error) from error
+
+    def error(self, error: Exception) -> VidaiError:
+        """What to raise for a foreign error; cuda.core's have no public base class."""
+        what = self._what if isinstance(self._what, str) else self._what()
+        said = self.said(error)
         if _OUT_OF_MEMORY in said or isinstance(error, MemoryError):
-            raise DeviceError(
+            return DeviceError(
                 f"{what}: the GPU's memory is full ({said}); run fewer streams, or smaller pictures"
-            ) from error
+            )
         if any(name in said for name in _LOST):
-            raise DeviceError(
+            return DeviceError(
                 f"{what}: the GPU failed ({said}); start again, and if it happens again look at "
                 f"`dmesg` and `vidai doctor`"
-            ) from error
-        raise kind(f"{what}: {said[:400]}") from error
+            )
+        return self._kind(f"{what}: {said[:400]}")
+
+    def said(self, error: Exception) -> str:
+        """The error's own words, on one line."""
+        return " ".join(reason(error).split())
 
 
 def checked(result: tuple[Any, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PRESET = "P4"
 PRESETS = tuple(f"P{n}" for n in range(1, 8))
+
+
+_KEY_PICTURES = (2, 3)  # NV_ENC_PIC_TYPE: I, IDR
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,14 @@ class NvEncoder:
         self._info = info
         self._settings = settings
         self._clock = Clock()
+        self._time_base = info.time_base
+        self._duration = max(1, round(1 / (info.frame_rate or Fraction(25)) / info.time_base))
         self._size = even(info.width), even(info.height)
         self._bits = 8 if info.bit_depth == 8 else 10
         self._bframes = settings.bframes or 0
-        self._times: list[int] = []  # pts of all pictures, in display order
-        self._written = 0
+        self._taken = 0  # pictures
+        self._pts: dict[int, int] = {}  # of those that have no packet yet, by their number
+        self._dts: deque[int] = deque()  # of the packets to come
         self._ended = False
         self._stream: VideoStream | None = None
         self._filter = av.BitStreamFilterContext(_tagging(settings.codec, info), settings.codec)
@@ -188,22 +195,33 @@ class NvEncoder:
         """Packets that are ready; None flushes."""
         if self._ended:
             return []
-        where = "the end" if frame is None else f"{frame.time:.3f} s"
         self._lane.gpu.enter()
-        with video_errors(EncodeError, f"{self._info.name}: NVENC failed at {where}"):
+        with video_errors(EncodeError, lambda: self._at(frame)):
             if frame is None:
                 self._ended = True
                 made = self._encoder.EndEncode()
             else:
+                self._take(self._clock.next(frame.pts if pts is None else pts))
                 made = self._encode(frame)
-                self._times.append(self._clock.next(frame.pts if pts is None else pts))
-        packets = [part for one in made for part in self._filter.filter(self._packet(one))]
-        if frame is None:
-            packets += self._filter.filter(None)
+        packets = [self._packet(one) for one in made]
         for packet in packets:
             packet.stream = self._stream
-            packet.time_base = self._info.time_base
+            packet.time_base = self._time_base
         return packets
+
+    def _at(self, frame: Frame | None) -> str:
+        where = "the end" if frame is None else f"{frame.time:.3f} s"
+        return f"{self._info.name}: NVENC failed at {where}"
+
+    def _take(self, pts: int) -> None:
+        """Note the pts of the next picture. NVENC gives no dts: a packet's is the pts as many
+        pictures earlier as reordering needs."""
+        if not self._taken:
+            earlier = min(self._bframes, 2)
+            self._dts.extend(pts - n * self._duration for n in range(earlier, 0, -1))
+        self._pts[self._taken] = pts
+        self._dts.append(pts)
+        self._taken += 1
 
     def _encode(self, frame: Frame) -> list[dict[str, Any]]:
         surface = self._fitting(frame).surface
@@ -241,21 +259,14 @@ class NvEncoder:
         return upload(lane, replace(frame, surface=surface_of(picture)))
 
     def _packet(self, made: dict[str, Any]) -> av.Packet[Any]:
-        packet = av.Packet(made["data"])
-        pts = self._times[made["timestamp"]]
-        packet.pts, packet.dts = pts, self._dts()
-        packet.duration = _duration(self._info)
-        packet.time_base = self._info.time_base
-        packet.is_keyframe = made["picture_type"] in (2, 3)
+        packet: av.Packet[Any] = av.Packet(made["data"])
+        is_key = made["picture_type"] in _KEY_PICTURES
+        if is_key:  # they bring the headers, in which the tags are
+            (packet,) = self._filter.filter(packet)
+        packet.pts, packet.dts = self._pts.pop(made["timestamp"]), self._dts.popleft()
+        packet.duration = self._duration
+        packet.is_keyframe = is_key
         return packet
-
-    def _dts(self) -> int:
-        """A packet's dts: the pts, as many pictures earlier as reordering needs."""
-        place = self._written - min(self._bframes, 2)
-        self._written += 1
-        if place >= 0:
-            return self._times[place]
-        return self._times[0] + place * _duration(self._info)
 
 
 class DownloadingEncoder:
@@ -300,11 +311,6 @@ class _Picture:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._array.__dlpack_device__()
-
-
-def _duration(info: StreamInfo) -> int:
-    """Of one picture, in ticks."""
-    return max(1, round(1 / (info.frame_rate or Fraction(25)) / info.time_base))
 
 
 def _check_caps(caps: dict[str, int], size: tuple[int, int], name: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -38,33 +36,31 @@ def nvc() -> Any:
         ) from error
 
 
-@contextmanager
-def video_errors(kind: type[VidaiError], what: str) -> Iterator[None]:
-    """The wheel's errors as vidai's, in the driver's own names."""
-    with translated(kind, what):
-        try:
-            yield
-        except VidaiError as error:
+class video_errors(translated):  # noqa: N801 (read as a function: with video_errors(…))
+    """The same for the wheel's errors, which wrap the driver's in lines of text. vidai's own
+    errors get the words of what was being done as well."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, VidaiError):
+            what = self._what if isinstance(self._what, str) else self._what()
             raise type(error)(f"{what}: {error}") from error
-        except Exception as error:
-            raise RuntimeError(_in_short(str(error))) from error
+        super().__exit__(kind, error, trace)
 
-
-def _in_short(text: str) -> str:
-    """Which call failed and how, from the wheel's lines: "Error code : 2", "Error Type : …"."""
-    code, call = _CODE.search(text), _CALL.search(text)
-    name = _CUDA_ERROR.search(text)
-    if name:
-        return name[0]
-    if not code or not call:
-        return " ".join(text.split())
-    number = int(code[1])
-    if call[0].startswith("nvEnc"):
-        return f"{call[0]}: {_NVENC.get(number, f'NVENC error {number}')}"
-    try:
-        return f"{call[0]}: {driver.CUresult(number).name} ({number})"
-    except ValueError:
-        return f"{call[0]}: CUDA error {number}"
+    def said(self, error: Exception) -> str:
+        """Which call failed and how, from the lines "Error code : 2" and "Error Type : …"."""
+        text = str(error)
+        if name := _CUDA_ERROR.search(text):
+            return name[0]
+        code, call = _CODE.search(text), _CALL.search(text)
+        if not code or not call:
+            return super().said(error)
+        number = int(code[1])
+        if call[0].startswith("nvEnc"):
+            return f"{call[0]}: {_NVENC.get(number, f'NVENC error {number}')}"
+        try:
+            return f"{call[0]}: {driver.CUresult(number).name} ({number})"
+        except ValueError:
+            return f"{call[0]}: CUDA error {number}"
 
 
 _CODE = re.compile(r"Error code : (\d+)")
