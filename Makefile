@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*)
 
-.PHONY: demo test check bench samples clean
+.PHONY: demo test test-torch check bench samples clean
 
 demo: $(VENV)/.base  ## anonymise and annotate a sample with a real model
 	mkdir -p out
@@ -15,6 +15,9 @@ demo: $(VENV)/.base  ## anonymise and annotate a sample with a real model
 test: $(VENV)/.test  ## the whole test suite
 	$(BIN)/python -m pytest
 
+test-torch: $(VENV)-torch/.test  ## torch modules as detectors, in an environment of their own
+	$(VENV)-torch/bin/python -m pytest tests/test_torch.py
+
 check: $(VENV)/.check  ## lint, format, types: exactly what CI checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,6 +26,7 @@ check: $(VENV)/.check  ## lint, format, types: exactly what CI checks
 bench: $(VENV)/.bench  ## every figure of the README, on this machine
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/host_overhead.py
 
 samples: $(VENV)/.base  ## make samples/*.mp4 and docs/demo.png anew
 	$(BIN)/pip install --quiet scikit-image
@@ -42,7 +46,14 @@ $(VENV)/.check: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[test,check]'
 	touch $@
 
-$(VENV)/.bench: $(VENV)/.base
+# This version of torch runs on a CPU alone; it is large, hence apart from the rest.
+$(VENV)-torch/.test: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/pip install --quiet torch==2.13.0 onnxscript onnx pytest hypothesis
+	$(VENV)-torch/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
@@ -52,4 +63,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build out vidai/*.so *.egg-info
+	rm -rf $(VENV) $(VENV)-torch .simdriver build out vidai/*.so *.egg-info

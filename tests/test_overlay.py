@@ -14,7 +14,7 @@ from tests import gold_overlay as gold
 from tests.builds import gpu_form
 from tests.surfaces import LAYOUTS, Plane, make_frame, planes_of, random_frame
 from vidai.errors import ConfigError
-from vidai.ops.overlay import color_for, draw, to_yuv
+from vidai.ops.overlay import color_for, draw
 from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Color, Frame
 
 RED = np.array([[255, 0, 0]], np.uint8)
@@ -67,6 +67,13 @@ def test_edges_of_an_outline_are_where_the_box_is() -> None:
     rows, columns = np.nonzero(luma)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 8, 2, 7)
     assert not luma[5:8, 3:7].any()
+
+
+def test_a_box_smaller_than_a_pixel_is_one() -> None:
+    y = np.zeros((12, 12), int)
+    frame = make_frame(y, y[::2, ::2], y[::2, ::2], writable=True)
+    luma, *_ = drawn(frame, boxes_of((3.6, 4.7, 4.4, 5.2)), RED, thickness=1)
+    assert np.argwhere(luma).tolist() == [[5, 4]]
 
 
 @pytest.mark.parametrize("orientation", range(8))
@@ -139,7 +146,7 @@ def test_text_is_black_on_light_and_white_on_dark() -> None:
         frame = random_frame(200, 80, seed=4, writable=True)
         colors = np.array([rgb], np.uint8)
         luma, *_ = drawn(frame, boxes_of((20, 50, 180, 70)), colors, ["MMMM"], font_size=20)
-        ground = to_yuv(colors, frame)[0, 0]
+        ground = luma[69, 20]  # of the outline
         label = luma[30:48, 24:80]
         assert abs(int(extreme(label)) - int(ground)) > 100
 
@@ -199,6 +206,118 @@ def test_hopeless_boxes_do_not_disturb_the_others() -> None:
     same(got, drawn(random_frame(40, 30, writable=True), boxes_of(box), RED, ["b"]))
 
 
+HARD = [float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e7, -1e7, 1e-40, 2.5, 7.5, -0.5]
+
+
+def hard_boxes(rng: np.random.Generator, count: int, width: int, height: int) -> Any:
+    """Boxes inside, across and far outside of a picture, some of them inverted or hopeless."""
+    size = np.array([width, height] * 2)
+    boxes = (rng.uniform(-1, 2, (count, 4)) * size).astype(np.float32)
+    boxes[:, 2:] += np.abs(boxes[:, :2] - boxes[:, 2:]) * rng.choice([0, 1, 30], (count, 1))
+    hard = rng.random((count, 4)) < 0.15
+    boxes[hard] = rng.choice(HARD, hard.sum())
+    return boxes
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_boxes_wherever_they_lie_equal_gold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = (int(side) for side in rng.integers(1, 50, 2))
+    thickness, alpha = int(rng.integers(1, 12)), float(rng.choice([0.4, 1]))
+    boxes = hard_boxes(rng, 12, width, height)
+    colors = rng.choice([[[255, 0, 0]], [[255, 255, 255]]], 12)[:, 0].astype(np.uint8)
+    frame = random_frame(width, height, seed=seed, padding=3, writable=True)
+    expected = wide(planes_of(frame))
+    # What is cut lies outside by more than the outline.
+    far = np.array([width, height] * 2) + 20
+    for box, (_, green, _) in reversed(list(zip(boxes, colors, strict=True))):
+        if np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
+            x0, y0, x1, y1 = (int(v) for v in np.floor(np.clip(box, -20, far) + 0.5))
+            rounded = (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))
+            gold.outline(expected, rounded, thickness, WHITE_709 if green else RED_709, alpha)
+    same(drawn(frame, boxes, colors, thickness=thickness, alpha=alpha), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 8))
+def test_hard_boxes_and_labels_lie_in_a_turned_picture_as_in_the_upright_one(
+    orientation: int,
+) -> None:
+    rng = np.random.default_rng(orientation)
+    colors = rng.integers(0, 256, (12, 3)).astype(np.uint8)
+    labels = [str(rng.choice(["", "a", "Wg 0.9 #7", "longer than the picture"])) for _ in colors]
+    for _ in range(6):
+        width, height = (int(side) for side in rng.integers(1, 90, 2))
+        boxes = hard_boxes(rng, 12, width, height)
+        upright = random_frame(width, height, seed=orientation, writable=True)
+        stored = turned(planes_of(upright), orientation)
+        other = make_frame(*stored, orientation=orientation, writable=True)
+        how: dict[str, Any] = {"alpha": 0.8, "thickness": int(rng.integers(1, 6))}
+        expected = turned(drawn(upright, boxes, colors, labels, **how), orientation)
+        got = drawn(other, boxes, colors, labels, **how)
+        # In a picture of odd size other samples share a cell once it is turned.
+        planes = 3 if width % 2 == height % 2 == 0 else 1
+        for a, b in zip(got[:planes], expected[:planes], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("box", "place"),
+    [
+        ((30, 40, 90, 60), "above"),
+        ((30, 5, 90, 60), "inside"),
+        ((-30, -40, 90, 60), "corner"),
+        ((140, 60, 300, 70), "right"),
+        ((20, 200, 60, 240), "bottom"),
+    ],
+)
+def test_a_label_goes_on_its_box_or_into_it_or_as_near_as_it_fits(box: Any, place: str) -> None:
+    thickness, frame = 3, random_frame(160, 80, seed=5, writable=True)
+    bare = random_frame(160, 80, seed=5, writable=True)
+    labelled = drawn(frame, boxes_of(box), RED, ["label"], thickness=thickness)[0]
+    rows, columns = np.nonzero(labelled != drawn(bare, boxes_of(box), RED, thickness=thickness)[0])
+    x0, y0 = box[0] - thickness // 2, box[1] - thickness // 2  # the outline's outer edge
+    left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    got = {
+        "above": (left, bottom) == (x0, y0),
+        "inside": (left, top) == (x0 + thickness, y0 + thickness),
+        "corner": (left, top) == (thickness, thickness),
+        "right": (right, bottom) == (160, y0),
+        "bottom": (left, bottom) == (x0, 80),
+    }
+    assert got[place], (left, right, top, bottom)
+
+
+def test_a_label_leaves_the_top_edge_only_where_it_does_not_fit_above() -> None:
+    def top(y: int) -> int:
+        frame = random_frame(160, 80, seed=5, writable=True)
+        bare = random_frame(160, 80, seed=5, writable=True)
+        box = boxes_of((30, y, 90, 70))
+        labelled, plain = drawn(frame, box, RED, ["label"])[0], drawn(bare, box, RED)[0]
+        return int(np.nonzero(labelled != plain)[0].min())
+
+    height = 40 - top(40)
+    assert (top(height), top(height - 1)) == (0, height)
+
+
+def test_of_a_label_longer_than_the_picture_the_beginning_shows() -> None:
+    narrow = random_frame(60, 60, seed=10, writable=True)
+    y, u, v = (np.pad(plane, ((0, 0), (0, 9 * plane.shape[1]))) for plane in planes_of(narrow))
+    broad = make_frame(y, u, v, writable=True)
+    box, text = boxes_of((4, 30, 20, 50)), ["a label that goes on for long"]
+    # In the narrow picture it begins at the edge, as over a box that does.
+    got = drawn(narrow, box, RED, text)
+    expected = drawn(broad, boxes_of((0, 30, 20, 50)), RED, text)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a[: len(a) // 3], b[: len(a) // 3, : a.shape[1]])
+    assert (got[0][10:25, -1] != y[10:25, 59]).any()
+
+
+def test_a_million_letters_are_drawn_as_far_as_they_show() -> None:
+    got = drawn(random_frame(60, 60, writable=True), boxes_of((4, 30, 20, 50)), RED, ["M" * 10**6])
+    few = drawn(random_frame(60, 60, writable=True), boxes_of((4, 30, 20, 50)), RED, ["M" * 100])
+    same(got, few)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     width=st.integers(1, 40),
@@ -243,9 +362,19 @@ def test_any_box_and_label_is_safe(
 def test_colors_have_the_published_samples(
     matrix: int, range_: int, bit_depth: int, rgb: Any, yuv: Any
 ) -> None:
-    layout = "I420" if bit_depth == 8 else "P010"
-    frame = random_frame(8, 8, layout, color=Color(matrix=matrix, range=range_))
-    np.testing.assert_array_equal(to_yuv(np.array([rgb], np.uint8), frame), [yuv])
+    layout, color = "I420" if bit_depth == 8 else "P010", Color(matrix=matrix, range=range_)
+    frame = random_frame(8, 8, layout, color=color, writable=True)
+    y, u, v = drawn(frame, boxes_of((0, 0, 8, 8)), np.array([rgb], np.uint8), thickness=4)
+    assert (y[0, 0], u[0, 0], v[0, 0]) == yuv
+
+
+@pytest.mark.parametrize(
+    ("height", "yuv"), [(2, (81, 90, 240)), (720, RED_709)], ids=["BT.601", "BT.709"]
+)
+def test_a_stream_that_names_no_colors_has_those_of_its_size(height: int, yuv: Any) -> None:
+    frame = random_frame(2, height, color=Color(), writable=True)
+    y, u, v = drawn(frame, boxes_of((0, 0, 2, 2)), RED, thickness=4)
+    assert (y[0, 0], u[0, 0], v[0, 0]) == yuv
 
 
 def test_class_colors_are_steady_and_far_apart() -> None:

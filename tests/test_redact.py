@@ -57,7 +57,7 @@ def test_of_overlapping_regions_the_last_shows_and_all_means_are_of_the_untouche
 ) -> None:
     frame = random_frame(60, 50, seed=2, writable=True)
     source = planes_of(frame)
-    boxes = [(4, 4, 40, 40), (20, 10, 58, 44), (25, 2, 35, 48)]
+    boxes = [(4, 4, 40, 40), (20, 10, 58, 44), (25, 2, 35, 48), (30, 20, 38, 26)]
     expected = source
     for box in boxes:
         expected = gold.redact(expected, box, style, "ellipse", 5, source)
@@ -145,9 +145,16 @@ def test_grow_scales_about_the_centre() -> None:
     same(grown, drawn)
 
 
+def test_a_region_far_larger_than_the_picture_is_cut() -> None:
+    cut, box = (-(2**14), -(2**14), 2**15, 2**15), (-1e9, -2e9, 1e10, 3e9)
+    got = redacted(random_frame(40, 30, seed=8, writable=True), box, cells=64)
+    same(got, redacted(random_frame(40, 30, seed=8, writable=True), cut, cells=64))
+
+
 def test_hopeless_boxes_are_skipped() -> None:
     nan, inf = float("nan"), float("inf")
-    hopeless = [(nan, 1, 5, 5), (1, 1, inf, 5), (9, 9, 3, 3), (4, 4, 4, 8), (50, 50, 60, 60)]
+    hopeless = [(nan, 1, 5, 5), (1, 1, inf, 5), (9, 9, 3, 3), (4, 4, 4, 8)]
+    hopeless += [(50, 50, 60, 60), (4, 50, 20, 60), (-9, 4, 0, 20)]
     frame = random_frame(40, 30)
     assert redact(frame, boxes_of(*hopeless)) is frame
     assert redact(frame, boxes_of()) is frame

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import unicodedata
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,29 +21,13 @@ from vidai.errors import ConfigError
 if TYPE_CHECKING:
     from vidai.device import Device
 
-SOLID = 0  # the mask's first byte is full coverage: what filled rectangles look through
-
-
-class Glyph(NamedTuple):
-    """Where a character's coverage starts in the mask, and its box, all px.
-
-    left and top are counted from the pen on the baseline, y down; advance is how far the pen
-    moves on.
-    """
-
-    start: int
-    width: int
-    height: int
-    left: int
-    top: int
-    advance: int
-
 
 class Atlas:
     """The glyphs of one font size, each rendered when it is first needed.
 
-    mask: the coverage of all glyphs, one after the other, each row by row. ascent, descent:
-    px of the line above and below the baseline.
+    mask: a byte of full coverage, which filled rectangles look through, then the coverage of
+    all glyphs, one after the other, each row by row. table: what kernels/items.cpp must know of
+    each glyph. ascent, descent: px of the line above and below the baseline.
     """
 
     def __init__(self, size: int) -> None:
@@ -53,17 +37,19 @@ class Atlas:
                 "labels need Pillow with FreeType, and this one is without: install Pillow again"
             )
         self._font = font
-        self._glyphs: dict[str, Glyph] = {}
+        self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
         self._on_device: WeakKeyDictionary[Device, Any] = WeakKeyDictionary()
         self.mask = np.full(1, 255, np.uint8)
+        self.table = b""
         # The line is as high as its capitals and brackets, not as the font's tallest accents.
         _, top, _, bottom = font.getbbox("Hg(|", anchor="ls")
         self.ascent, self.descent = -int(top), int(bottom)
 
-    def glyph(self, char: str) -> Glyph:
-        """The glyph of a character."""
-        return self._glyphs.get(char) or self._render(char)
+    def number(self, char: str) -> int:
+        """The place of a character's glyph in the table."""
+        number = self._numbers.get(char)
+        return self._render(char) if number is None else number
 
     def on_device(self, device: Device) -> Any:
         """The mask where kernels can read it, sent again only when it has grown."""
@@ -72,18 +58,19 @@ class Atlas:
             sent = self._on_device[device] = device.constant(self.mask, "glyphs")
         return sent
 
-    def _render(self, char: str) -> Glyph:
+    def _render(self, char: str) -> int:
         with self._lock:
-            if char not in self._glyphs:
+            if char not in self._numbers:
                 drawn = unicodedata.normalize("NFKD", char)[0] if char.isprintable() else "?"
                 image, (left, top) = self._font.getmask2(drawn, mode="L", anchor="ls")
                 advance = round(self._font.getlength(drawn))
                 width, height = image.size
-                glyph = Glyph(len(self.mask), width, height, left, top, advance)
+                glyph = np.array([len(self.mask), width, height, left, top, advance], np.int32)
                 coverage = np.frombuffer(bytes(image), np.uint8)[: width * height]
                 self.mask = np.concatenate([self.mask, coverage])
-                self._glyphs[char] = glyph
-            return self._glyphs[char]
+                self.table += glyph.tobytes()
+                self._numbers[char] = len(self._numbers)
+            return self._numbers[char]
 
 
 @lru_cache(maxsize=16)

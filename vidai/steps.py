@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ class Overlay:
             return frame
         by_track = self.color_by == "track" and detections.track_ids is not None
         ids = detections.track_ids if by_track else detections.class_ids
-        colors = np.array([color_for(int(i)) for i in np.asarray(ids)], np.uint8)
+        colors = np.array([color_for(int(i)) for i in np.asarray(ids).tolist()], np.uint8)
         return draw(
             frame,
             detections.boxes,
@@ -60,17 +60,16 @@ class Overlay:
 
     def texts(self, detections: Detections) -> list[str]:
         """The label of each detection."""
-        words: list[list[str]] = [[] for _ in range(len(detections))]
+        parts: list[Iterable[str]] = []
         if self.labels:
-            for word, class_id in zip(words, detections.class_ids.tolist(), strict=True):
-                word.append(detections.name(class_id))
+            parts.append(map(detections.name, detections.class_ids.tolist()))
         if self.scores:
-            for word, score in zip(words, detections.scores.tolist(), strict=True):
-                word.append(f"{score:.2f}")
+            parts.append(f"{score:.2f}" for score in detections.scores.tolist())
         if self.labels and detections.track_ids is not None:
-            for word, track_id in zip(words, detections.track_ids.tolist(), strict=True):
-                word.append(f"#{track_id}")
-        return [" ".join(word) for word in words]
+            parts.append(f"#{track_id}" for track_id in detections.track_ids.tolist())
+        if not parts:
+            return [""] * len(detections)
+        return [" ".join(words) for words in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)

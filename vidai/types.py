@@ -76,7 +76,7 @@ class StreamInfo:
     """A video stream: what the container and the decoder say of it.
 
     width, height: stored size in px. time_base: s per tick. frame_rate: 1/s, None when
-    unknown. display_matrix: the container's nine 32-bit values (FFmpeg's
+    unknown. interlaced: its first picture is two fields. display_matrix: the container's nine 32-bit values (FFmpeg's
     AV_PKT_DATA_DISPLAYMATRIX) or None. start, duration: s, None when unknown.
     """
 
@@ -90,6 +90,7 @@ class StreamInfo:
     color: Color = field(default_factory=Color)
     bit_depth: int = 8
     sample_aspect_ratio: Fraction = Fraction(1)
+    interlaced: bool = False
     display_matrix: tuple[int, ...] | None = None
     start: float | None = None
     duration: float | None = None

@@ -113,7 +113,7 @@ def test_rgb_and_back(layout: str, gpu: CudaDevice) -> None:
 
         before = random_frame(*size, layout, sum(size), orientation=orientation)
         picture = rng.integers(0, 256, (found.height, found.width, 3), np.uint8)
-        expect_equal(write_rgb(found, picture), write_rgb(truth, picture), before)
+        expect_equal(write_rgb(found, gpu.to_device(picture)), write_rgb(truth, picture), before)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -51,13 +51,18 @@ def test_pictures_before_encoding_are_those_of_the_cpu(
     suffix = ".webm" if "libvpx-vp9" in CLIPS[kind].values() else ".mp4"
     clip = make_squares(tmp_path / f"in{suffix}", **CLIPS[kind])
     ours, truth = seen_on(gpu, clip, tiny_model), seen_on("cpu", clip, tiny_model)
-    assert [pts for pts, _, _ in ours.kept] == [pts for pts, _, _ in truth.kept]
+    expect_same(ours, truth)
     assert len(truth.kept) == 12
+
+
+def expect_same(ours: Keep, truth: Keep) -> None:
+    """The same pts, pictures and detections."""
+    assert [pts for pts, _, _ in ours.kept] == [pts for pts, _, _ in truth.kept]
     for (_, planes, found), (_, wanted, expected) in zip(ours.kept, truth.kept, strict=True):
         assert found.to_dicts() == expected.to_dicts()
         for plane, want in zip(planes, wanted, strict=True):
+            assert plane.shape == want.shape
             assert (plane == want).all()
-    assert "device_to_host: picture for the encoder on the CPU" not in gpu.transfers.to_dict()
 
 
 def test_a_run_moves_no_picture_to_the_host(
@@ -186,21 +191,61 @@ def test_b_frames_get_times_that_decode_in_order(
     assert (np.diff(dts) > 0).all()
 
 
+NOT_FOR_NVDEC: dict[str, tuple[dict[str, Any], str]] = {
+    "chroma": ({"pix_fmt": "yuv444p"}, "yuv444p"),
+    "codec": ({"codec": "mpeg4", "options": {}}, "no mpeg4 decoder"),
+    "profile": ({"options": {"qp": "0", "crf": "-1"}}, "profile High 4:4:4 Predictive"),
+    "interlaced": ({"options": {"crf": "4", "x264-params": "tff=1"}}, "deinterlace"),
+    "depth": ({"pix_fmt": "yuv420p10le", "options": {"crf": "4"}}, "High 10"),
+    "size": ({"width": 40, "height": 40, "draw": None}, "takes a width from 48"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_FOR_NVDEC)
 def test_what_nvdec_cannot_decode_is_uploaded_and_told(
-    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+    kind: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
 ) -> None:
-    clip = make_squares(tmp_path / "in.mp4", pix_fmt="yuv444p")
-    out = tmp_path / "out.mp4"
-    report = vidai.run(clip, out, model=tiny_model, device=gpu)
-    (told,) = [line for line in report.warnings if "CPU" in line]
-    assert "NVDEC" in told
-    assert "yuv444p" in told
+    options, words = NOT_FOR_NVDEC[kind]
+    clip = make_squares(tmp_path / "in.mp4", **options)
+    ours, truth = seen_on(gpu, clip, tiny_model), seen_on("cpu", clip, tiny_model)
+    expect_same(ours, truth)
+    report = vidai.run(clip, model=tiny_model, device=gpu, records=tmp_path / "out.jsonl")
+    (told,) = report.warnings
+    assert "decoded on the CPU" in told
+    assert words in told
+    height, width = (side + side % 2 for side in truth.kept[0][1][0].shape)
+    samples = width * height * 3 // 2 * (2 if kind == "depth" else 1)
     uploads = report.transfers.sources["host_to_device", "picture decoded on the CPU"]
-    assert uploads == (12 * 256 * 256 * 3 // 2, 12)
+    assert uploads == (12 * samples, 12)
     gpu.strict = True
     with pytest.raises(DecodeError, match="strict-gpu"):
-        vidai.run(clip, tmp_path / "strict.mp4", model=tiny_model, device=gpu)
-    assert not (tmp_path / "strict.mp4").exists()
+        vidai.run(clip, model=tiny_model, device=gpu, records=tmp_path / "strict.jsonl")
+    assert not (tmp_path / "strict.jsonl").exists()
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_a_picture_cut_at_the_top_left_is_not_shifted(
+    codec: str, suffix: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    whole = make_squares(tmp_path / "whole.mp4", codec={"h264": "libx264"}.get(codec, "libx265"))
+    clip = filtered(whole, tmp_path / f"in{suffix}", codec, "crop_left=64:crop_top=32")
+    ours, truth = seen_on(gpu, clip, tiny_model), seen_on("cpu", clip, tiny_model)
+    assert truth.kept[0][1][0].shape == (224, 192)
+    expect_same(ours, truth)
+
+
+def filtered(source: Path, path: Path, codec: str, options: str) -> Path:
+    """The clip with other headers: FFmpeg's h264_metadata or hevc_metadata."""
+    with av.open(str(source)) as whole, av.open(str(path), "w") as out:
+        video = whole.streams.video[0]
+        output = out.add_stream_from_template(video, opaque=True)
+        change = av.BitStreamFilterContext(f"{codec}_metadata={options}", video, output)
+        for packet in whole.demux(video):
+            for part in change.filter(packet if packet.size else None):
+                part.stream = output
+                out.mux(part)
+    return path
 
 
 def test_what_nvenc_cannot_encode_is_downloaded_and_told(

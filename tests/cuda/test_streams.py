@@ -18,7 +18,7 @@ from tests.cuda.keep import Keep
 from vidai.detector import Run
 from vidai.devices.cuda import CudaDevice
 from vidai.pipeline import Pipeline, Sink
-from vidai.steps import Overlay
+from vidai.steps import Overlay, Step
 
 
 def test_four_streams_share_batches_and_see_what_each_sees_alone(
@@ -47,14 +47,15 @@ def test_four_streams_share_batches_and_see_what_each_sees_alone(
 
     detector.start = counted  # type: ignore[method-assign]
     keeps = [Keep() for _ in clips]
+    together = threading.Barrier(4)
+
+    def in_step(frame: vidai.Frame, _: vidai.Detections) -> vidai.Frame:
+        together.wait()
+        return frame
 
     def run(n: int) -> None:
-        Pipeline(
-            str(clips[n]),
-            detector,
-            steps=[Overlay()],
-            sinks=[keeps[n]],
-        ).run()
+        steps: list[Step] = [in_step, Overlay()]
+        Pipeline(str(clips[n]), detector, steps=steps, sinks=[keeps[n]]).run()
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from vidai.errors import ConfigError
-from vidai.ops.overlay import drawable, surface_args, to_stored
+from vidai.native import load_kernels
+from vidai.ops.overlay import surface_args
 from vidai.types import Frame
 
 STYLES = ("pixelate", "blur")  # numbered as in kernels/redact.cu
 SHAPES = ("box", "ellipse")
-_SMALLEST = 4  # px of a block's side
+_COLUMNS = 14  # of a region, see kernels/redact.cu
 
 
 def redact(
@@ -43,20 +48,33 @@ def redact(
     boxes = np.asarray(boxes, np.float32)
     if boxes.shape != (len(boxes), 4):
         raise ValueError(f"redact needs boxes of shape (K, 4): got {boxes.shape}")
-    regions = _regions(frame, boxes[drawable(boxes)], grow, cells)
-    if not len(regions):
+    info = frame.info
+    regions = np.empty((len(boxes), _COLUMNS), np.int32)
+    needed = (ctypes.c_int64 * 5)()
+    kept = _redact_regions()(
+        boxes.tobytes(),
+        len(boxes),
+        grow,
+        cells,
+        info.width,
+        info.height,
+        info.orientation,
+        regions.ctypes.data,
+        needed,
+    )
+    if not kept:
         return frame
 
-    block, columns, rows = regions[:, 8], regions[:, 9], regions[:, 10]
+    sums_length, means_length, columns, rows, pairs = needed
     device, frame = frame.device, frame.device.writable(frame)
-    sums = device.empty((int((columns * rows * block // 2).sum()) * 3,), np.int32)
-    means = device.empty((int((columns * rows).sum()) * 3,), np.int32)
-    table, count = device.to_device(regions, "redact regions"), np.int32(len(regions))
+    sums = device.empty((sums_length,), np.int32)
+    means = device.empty((means_length,), np.int32)
+    table, count = device.to_device(regions[:kept], "redact regions"), np.int32(kept)
     surface, height, width = surface_args(frame), frame.surface.height, frame.surface.width
 
-    grid = (len(regions), int((rows * block // 2).max()), int(columns.max()) * 3)
+    grid = (kept, pairs, columns * 3)
     device.launch("redact_rows", grid, *surface, table, *map(np.int32, grid), sums)
-    grid = (len(regions), int(rows.max()), int(columns.max()) * 3)
+    grid = (kept, rows, columns * 3)
     sizes = (np.int32(width), np.int32(height))
     device.launch("redact_means", grid, *sizes, table, *map(np.int32, grid), sums, means)
     numbers = (count, np.int32(STYLES.index(style)), np.int32(SHAPES.index(shape)))
@@ -77,30 +95,9 @@ def check_redaction(style: str, shape: str, grow: float, cells: int) -> None:
         raise ConfigError(f"redact: cells is a whole number of blocks from 1 to 64, not {cells}")
 
 
-def _regions(
-    frame: Frame, boxes: npt.NDArray[np.float32], grow: float, cells: int
-) -> npt.NDArray[np.int32]:
-    """The kernels' regions (R, 14): those of the boxes that touch the picture."""
-    info = frame.info
-    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
-    middle, half = (low + high) / 2, (high - low) / 2 * grow
-    # Cut before the kernel's integers end; an ellipse that large is flat in the picture.
-    far = max(info.width, info.height, 1 << 14)
-    asked = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], 1)
-    asked = to_stored(np.clip(asked, -far, 2 * far).astype(np.int32), info)
-
-    inside = np.clip(asked, 0, [info.width, info.height] * 2).astype(np.int32)
-    touches = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
-    asked, inside = asked[touches], inside[touches]
-    # One px more, because the grid may begin one px before the region; even, see the kernel.
-    longer = (asked[:, 2:] - asked[:, :2]).max(1, initial=0) + 1
-    block = np.maximum(-(-longer // cells), _SMALLEST)
-    block += block % 2
-    begin = inside[:, :2] // 2 * 2
-    grid = -(-(inside[:, 2:] - begin) // block[:, None])
-    step = -(-(1 << 32) // block.astype(np.int64))
-
-    blocks = grid.prod(1)
-    sums, means = blocks * (block // 2) * 3, blocks * 3
-    columns = [block, *grid.T, step, np.cumsum(sums) - sums, np.cumsum(means) - means]
-    return np.concatenate([inside, asked, np.stack(columns, 1)], 1).astype(np.int32)
+@cache
+def _redact_regions() -> Any:
+    """The function of kernels/items.cpp. It keeps the GIL: to get it back would take longer."""
+    address, number = ctypes.c_void_p, ctypes.c_int32
+    kinds = (address, number, ctypes.c_double, *[number] * 4, address, address)
+    return ctypes.PYFUNCTYPE(number, *kinds)(("redact_regions", load_kernels()))

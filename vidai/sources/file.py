@@ -294,6 +294,7 @@ def _describe(
         color=color_of(picture, pixel_format, height),
         bit_depth=bit_depth(pixel_format),
         sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
+        interlaced=frame is not None and frame.interlaced_frame,
         display_matrix=display_matrix_of(frame) if frame else None,
         start=float(origin),
         duration=duration / av.time_base if duration and duration > 0 else None,

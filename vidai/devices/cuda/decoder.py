@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from vidai.device import Decoder
 from vidai.devices.cpu.codecs import CpuDecoder
-from vidai.devices.cuda.sequence import sequence_header
+from vidai.devices.cuda.sequence import cuts_top_left, sequence_header
 from vidai.devices.cuda.surface import even, fill, new_surface, upload
 from vidai.devices.cuda.video_codec import PrintedLines, nvc, video_errors
 from vidai.errors import DecodeError, DeviceUnavailable
@@ -35,6 +35,11 @@ FORMATS = {
     "yuv420p10le": 10,
     "p010le": 10,
 }
+# Profiles that NVDEC decodes, as FFmpeg calls them; of codecs not named, any.
+PROFILES = {
+    "h264": ("Baseline", "Constrained Baseline", "Main", "High", "Constrained High"),
+    "hevc": ("Main", "Main 10", "Main Still Picture", "Rext"),
+}
 _TO_ANNEX_B = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 _NO_PTS = -(1 << 62)  # what a packet without pts tells NVDEC
 
@@ -45,7 +50,7 @@ def open_decoder(lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> Dec
     Raises DecodeError for the latter where the device is strict.
     """
     try:
-        refusal = why_not(lane, info)
+        refusal = why_not(lane, stream, info)
     except DeviceUnavailable as error:
         refusal = str(error)
     if refusal is None:
@@ -57,7 +62,7 @@ def open_decoder(lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> Dec
     return UploadingDecoder(lane, stream, info, refusal)
 
 
-def why_not(lane: CudaDevice, info: StreamInfo) -> str | None:
+def why_not(lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> str | None:
     """Why this GPU's NVDEC cannot decode a stream, in words; None: it can.
 
     Raises DeviceUnavailable where there is no NVDEC to ask.
@@ -67,6 +72,13 @@ def why_not(lane: CudaDevice, info: StreamInfo) -> str | None:
     bits = FORMATS.get(info.pixel_format)
     if bits is None:
         return f"it does not give {info.pixel_format} as 4:2:0"
+    profile = stream.codec_context.profile
+    if profile and profile not in PROFILES.get(info.codec, (profile,)):
+        return f"it does not know {info.codec}'s profile {profile}"
+    if info.interlaced:
+        return "it would deinterlace the pictures"
+    if cuts_top_left(info.codec, stream.codec_context.extradata or b""):
+        return "it would ignore that the stream cuts its pictures on the left or at the top"
     lane.gpu.enter()
     with video_errors(DeviceUnavailable, "NVDEC cannot be asked what it decodes"):
         codec = getattr(nvc().cudaVideoCodec, CODECS[info.codec])
@@ -136,6 +148,7 @@ class NvDecoder:
         if packet is not None:
             header = sequence_header(self._info.codec, packet)
             if header and self._header and header != self._header:
+                self._check_cut(packet)
                 frames += self._feed(None)
                 self._decoder = self._open()
             self._header = header or self._header
@@ -152,6 +165,14 @@ class NvDecoder:
     def _at(self) -> str:
         where = "" if self._fed is None else f" near {float(self._fed * self._info.time_base):.3f} s"
         return f"{self._info.name}: NVDEC failed{where}"
+
+    def _check_cut(self, packet: av.Packet[Any]) -> None:
+        if cuts_top_left(self._info.codec, bytes(packet)):
+            self._fed = packet.pts
+            raise DecodeError(
+                f"{self._at()}: from there on the stream cuts its pictures on the left or at the "
+                f"top, which NVDEC ignores; use --device cpu"
+            )
 
     def _stamp(self, packet: av.Packet[Any]) -> int:
         if packet.pts is not None:

@@ -57,12 +57,24 @@ class DeviceArray:
             "stream": _LEGACY_STREAM if self.stream is None else int(self.stream.handle),
         }
 
-    def __dlpack__(self, *, stream: int | None = None, **kwargs: Any) -> Any:
-        """stream: the consumer's CUDA stream, which is made to wait for this array's; -1: not."""
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """stream: the consumer's CUDA stream, which is made to wait for this array's; -1: not.
+
+        Raises BufferError for a copy, or another device than this one.
+        """
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("this array is given without a copy, on the GPU where it is")
         if self.stream is not None and stream != -1:
             Stream.from_handle(stream or _LEGACY_STREAM).wait(self.stream)
         view = StridedMemoryView.from_buffer(self.buffer, self.shape, dtype=self.dtype)
-        return view.__dlpack__(**{key: kwargs[key] for key in ("max_version",) if key in kwargs})
+        return view.__dlpack__(max_version=max_version)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.index

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -88,8 +90,19 @@ class PrintedLines:
     count = 0
 
     def __enter__(self) -> PrintedLines:
-        load_kernels().hold_stdout()
+        _stdout()[0]()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.count = load_kernels().printed_lines()
+        self.count = _stdout()[1]()
+
+
+@cache
+def _stdout() -> tuple[Callable[[], None], Callable[[], int]]:
+    """hold_stdout and printed_lines of kernels/stdout.cpp. They keep the GIL: to get it back
+    would take longer than they do."""
+    library = load_kernels()
+    return (
+        ctypes.PYFUNCTYPE(None)(("hold_stdout", library)),
+        ctypes.PYFUNCTYPE(ctypes.c_int)(("printed_lines", library)),
+    )
