@@ -30,6 +30,9 @@ from typing import Any
 import av
 import numpy as np
 
+from vidai.precision import f1
+from vidai.types import Detections
+
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
 
@@ -120,31 +123,17 @@ def limit(clip: str, model: str, frames: int = 150) -> dict[str, float]:
     return costs
 
 
-def iou_matrix(a: Any, b: Any) -> Any:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inter = np.clip(high - low, 0, None).prod(2)
-    area = [(x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)]
-    return inter / (area[0][:, None] + area[1][None] - inter)
-
-
-def f1(ours: Path, theirs: Path) -> float:
-    """Agreement of two record files: matches of one class at IoU ≥ 0.5, each used once."""
-    matched = total = 0
-    with ours.open() as first, theirs.open() as second:
-        for a, b in zip(first, second, strict=True):
-            rows = [json.loads(line)["detections"] for line in (a, b)]
-            total += len(rows[0]) + len(rows[1])
-            if not rows[0] or not rows[1]:
-                continue
-            boxes = [np.array([r["box"] for r in side], float) for side in rows]
-            ids = [np.array([r["class_id"] for r in side]) for side in rows]
-            overlap = np.where(ids[0][:, None] == ids[1][None], iou_matrix(*boxes), 0)
-            while overlap.size and overlap.max() >= 0.5:
-                i, j = np.unravel_index(overlap.argmax(), overlap.shape)
-                matched += 1
-                overlap[i], overlap[:, j] = 0, 0
-    return 2 * matched / total if total else 1.0
+def detections_in(records: Path) -> list[Detections]:
+    """What a file of records says of each frame."""
+    lines = [json.loads(line)["detections"] for line in records.read_text().splitlines()]
+    return [
+        Detections(
+            np.array([row["box"] for row in rows], np.float32).reshape(-1, 4),
+            np.array([row["score"] for row in rows], np.float32),
+            np.array([row["class_id"] for row in rows], np.int32),
+        )
+        for rows in lines
+    ]
 
 
 def main() -> None:
@@ -184,7 +173,7 @@ def main() -> None:
             limits.append(
                 json.loads(subprocess.check_output([*limit_command, "--model", options.model]))
             )
-        agreement = f1(ours, theirs)
+        agreement = f1(detections_in(theirs), detections_in(ours))
 
     cores = len(os.sched_getaffinity(0))
     mid = statistics.median

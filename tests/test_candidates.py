@@ -48,9 +48,7 @@ def run(
 ) -> tuple[Array, Array, Array]:
     views: dict[str, Any] = {name: laid_out(array, layout, dtype) for name, array in raw.items()}
     anchors, classes = raw["scores"].shape
-    (found,) = candidates(
-        device, pictures=1, anchors=anchors, classes=classes, **views, **kwargs
-    )
+    (found,) = candidates(device, pictures=1, anchors=anchors, classes=classes, **views, **kwargs)
     return found
 
 

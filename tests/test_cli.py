@@ -108,6 +108,8 @@ BAD = {
     "a start behind the file": (["in.mp4", "o.mp4", "--start", "99"], "99"),
     "nothing to write": (["in.mp4"], "--records"),
     "a confidence of 2": (["in.mp4", "o.mp4", "--conf", "2"], "--conf"),
+    "a precision that is none": (["in.mp4", "o.mp4", "--precision", "int8"], "fp16"),
+    "a precision that is not in the model": (["in.mp4", "o.mp4", "--precision", "fp8"], "Q/DQ"),
     "a time that is none": (["in.mp4", "o.mp4", "--start", "noon"], "noon"),
 }
 
@@ -276,6 +278,7 @@ def test_help_teaches_with_examples() -> None:
         assert result.exit_code == 0
         assert "vidai" in result.output
     assert "--pipeline anonymize" in vidai("--help").output
+    assert "for comparing, not for speed" in " ".join(vidai("run", "--help").output.split())
 
 
 def test_version_is_the_packages() -> None:
@@ -331,6 +334,34 @@ def test_settings_are_looked_at_before_a_model_is_fetched(
     result = vidai("run", clip, tmp_path / "o.mp4", "--quality", "99", "--model", "yolox-x")
     assert "99" in result.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_choice_of_precision_is_told(
+    clip: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDAI_CACHE", str(clip.parent / "cache"))
+    out, report = clip.with_name("out.mp4"), clip.with_name("report.json")
+    args = ("run", clip, out, "--model", tiny_model, "--device", "cpu", "--report", report, "-y")
+    assert "\nprecision" not in vidai("models", "info", tiny_model).stdout
+    for times in range(2):
+        result = vidai(*args, "--precision", "auto")
+        assert result.exit_code == 0, result.output
+        assert "as fast as fp32, boxes agree 1.000 on 8 frames of yours" in words_of(result.stderr)
+        assert ("measured in an earlier run" in words_of(result.stderr)) == (times == 1)
+    said = json.loads(report.read_text())["precision"]
+    assert said["receipt"]["chosen"] == said["name"]
+    info = vidai("models", "info", tiny_model).stdout
+    assert f"\nprecision {said['name']} on CPU" in info
+    assert "as fast as fp32" in info
+
+    assert "fp16: as asked for" in words_of(vidai(*args, "--precision", "fp16").stderr)
+    assert json.loads(report.read_text())["precision"]["name"] == "fp16"
+    assert "\nprecision" not in vidai(*args).stderr
+    assert json.loads(report.read_text())["precision"] is None
+
+
+def words_of(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_models_info_describes_a_file(tiny_model: Path) -> None:

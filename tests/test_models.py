@@ -328,19 +328,19 @@ def test_a_model_of_no_family_is_described(tmp_path: Path) -> None:
     message = str(error.value)
     assert "images float32 (1×3×224×224)" in message
     assert "probabilities float32 (1×1000)" in message
-    for family in ("centerface", "detr", "ultralytics", "yolox"):
+    for family in ("centerface", "detr", "torchvision", "ultralytics", "yolox"):
         assert family in message
     with pytest.raises(ModelError, match="not yolox"):
         load_model(path, family="yolox")
 
 
 def test_an_unknown_family_names_the_known_ones(tiny_model: Path) -> None:
-    with pytest.raises(ModelError, match=r"'yolo9'.*centerface, detr, ultralytics, yolox"):
+    with pytest.raises(ModelError, match=r"'yolo9'.*centerface, detr, torchvision, ultralytics, yolox"):
         load_model(tiny_model, family="yolo9")
 
 
 def test_every_family_is_found_by_its_file() -> None:
-    assert set(families()) == {"centerface", "detr", "ultralytics", "yolox"}
+    assert set(families()) == {"centerface", "detr", "torchvision", "ultralytics", "yolox"}
 
 
 @pytest.mark.parametrize(

@@ -476,7 +476,7 @@ def test_detectors_keep_their_sessions(tmp_path: Path, tiny_model: Path) -> None
         made += 1
         return session(model, *how)
 
-    detector.device.session = counted  # type: ignore[method-assign]
+    detector.device.session = counted  # type: ignore[method-assign,assignment]
     for _ in range(4):
         vidai.Pipeline(str(clip), detector).run()
     assert made <= detector.device.workers

@@ -222,14 +222,14 @@ def test_a_candidate_that_fails_later_is_recorded(
     error: Exception, device: Device, tiny_model: Path, frames: list[Frame]
 ) -> None:
     detector = Detector(tiny_model, device=device)
-    candidates = {
+    candidates: dict[str, Callable[[], Detect]] = {
         "fp32": lambda: detector,
         "fp16": lambda: failing_after(detector, 2, error),
         "fp8": lambda: detector,
     }
     told: list[tuple[str, float]] = []
     receipt = choose(
-        *(candidates, frames, CASE), rounds=2, progress=lambda *what: told.append(what)
+        candidates, frames, CASE, rounds=2, progress=lambda what, part: told.append((what, part))
     )
     assert [(t.precision, t.refused) for t in receipt.trials] == [
         ("fp32", None),
@@ -351,7 +351,7 @@ def test_frames_are_taken_from_all_of_a_video(device: Device, tmp_path: Path) ->
     assert times_in(clip, device) == pytest.approx([n * 0.5 for n in range(24)], abs=0.05)
     cut = times_in(clip, device, start=3.0, end=9.0)
     assert cut == pytest.approx([3 + n * 0.25 for n in range(24)], abs=0.05)
-    assert all(3 <= time < 9 for time in cut)
+    assert times_in(clip, device, start=3.0, end=3.05) == pytest.approx([3, 3.04])
     # 5 frames are left: each is taken, and once.
     assert times_in(clip, device, start=11.8) == pytest.approx([11.8 + n / 25 for n in range(5)])
 
@@ -382,7 +382,7 @@ def test_frames_of_another_size_are_left_out(device: Device, tmp_path: Path) -> 
         stream.time_base = Fraction(1, 90_000)
         for n, part in enumerate(parts):
             with av.open(str(part)) as source:
-                for packet in source.demux(video=0):
+                for packet in source.demux():
                     if packet.pts is not None and packet.dts is not None:
                         packet.pts, packet.dts = packet.pts + n * 90_000, packet.dts + n * 90_000
                         packet.stream = stream
@@ -440,7 +440,7 @@ def test_a_choice_is_kept_and_used_again_for_the_same_model(
     assert first is not None
     assert first.receipt is not None
     assert (first.receipt.frames, first.receipt.boxes, first.why) == (10, 30, first.receipt.why)
-    assert told[-1] == "comparing fp32 and fp16 on 10 frames of yours"
+    assert told[-1] == "comparing fp32 and fp16"
     (path,) = kept.iterdir()
     assert load_receipt(path, first.receipt.case) == first.receipt
     assert receipts_of(load_model(tiny_model)) == [first.receipt]

@@ -6,10 +6,10 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from tests.surfaces import cpu
 from tests.tiny_model import picture, write_tiny_model
 from vidai.device import Device
 from vidai.devices.cpu.session import OnnxSession
-from tests.surfaces import cpu
 from vidai.errors import ModelError
 
 

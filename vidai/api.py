@@ -21,6 +21,7 @@ from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
 from vidai.steps import steps_from
 from vidai.tags import reason
+from vidai.trial import settled
 from vidai.types import Detections, Frame
 
 PathLike = str | Path
@@ -37,6 +38,7 @@ def run(
     conf: float | None = None,
     iou: float | None = None,
     classes: Iterable[str | int] | None = None,
+    precision: str | None = None,
     records: PathLike | None = None,
     report: PathLike | None = None,
     codec: str = "h264",
@@ -59,14 +61,19 @@ def run(
 
     output: annotated video (.mp4, .mov, .mkv, .webm), None to draw and encode nothing.
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
-    conf, iou and classes override what it says. records: one JSON line a frame. report:
-    the returned report as JSON, also when the run fails midway. codec: "h264", "hevc", "av1";
+    conf, iou and classes override what it says. precision: "fp32", "fp16", "fp8", or "auto",
+    the default on a GPU: the fastest that finds the same in frames of this file, measured at
+    the first run there; on the CPU the default is the model as it is, and others are for
+    comparing, not for speed. records: one JSON line a frame. report: the returned report as
+    JSON, also when the run fails midway. codec: "h264", "hevc", "av1";
     quality: its CRF, lower is better; preset, bframes: the encoder's own. start, end: seconds
     from the beginning. strict: damaged input is an error. strict_gpu: what the GPU cannot do
     itself is an error, not work for the CPU. max_host_bytes_per_frame: an error once more than
     that crosses between host and GPU memory, on average. progress: called about ten times a
     second with the report; download: with bytes done and in all while a catalog model is
-    fetched; build: with what is done and how much, 0–1, while an engine is built for the GPU. Nothing that exists is overwritten unless overwrite is true. Raises VidaiError.
+    fetched; build: with what is done and how much, 0–1, while an engine is built for the GPU
+    and its precision is chosen. Nothing that exists is overwritten unless overwrite is true.
+    Raises VidaiError.
     """
     _check_distinct(output, records, report)
     config = load_config(pipeline)
@@ -94,18 +101,21 @@ def run(
         if report is not None:
             account = Target(report, overwrite=overwrite, source=source.path)
             undo.callback(account.discard)
+        detector = Detector(
+            config.model if model is None else model,
+            family=family or (config.family if model is None else None),
+            device=opened,
+            conf=config.conf if conf is None else conf,
+            iou=config.iou if iou is None else iou,
+            classes=config.classes if classes is None else classes,
+            precision=precision,
+            download=download,
+            build=build,
+        )
+        detector = settled(detector, source, build)
         running = Pipeline(
             source,
-            Detector(
-                config.model if model is None else model,
-                family=family or (config.family if model is None else None),
-                device=opened,
-                conf=config.conf if conf is None else conf,
-                iou=config.iou if iou is None else iou,
-                classes=config.classes if classes is None else classes,
-                download=download,
-                build=build,
-            ),
+            detector,
             steps=steps if output is not None else (),
             sinks=sinks,
             max_frames=max_frames,
@@ -146,6 +156,7 @@ def detect(
     conf: float = 0.35,
     iou: float = 0.45,
     classes: Iterable[str | int] | None = None,
+    precision: str | None = None,
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
@@ -159,8 +170,15 @@ def detect(
     """
     with FileSource(input, start=start, end=end) as source:
         detector = Detector(
-            model, family=family, device=device, conf=conf, iou=iou, classes=classes
+            model,
+            family=family,
+            device=device,
+            conf=conf,
+            iou=iou,
+            classes=classes,
+            precision=precision,
         )
+        detector = settled(detector, source)
         pipeline = Pipeline(source, detector, max_frames=max_frames, strict=strict)
         with closing(pipeline.results()) as results:
             yield from results

@@ -150,6 +150,13 @@ LEVEL = click.FloatRange(0, 1)
     help=f"{', '.join(pipeline_names())}, or a YAML file.",
 )
 @click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "fp8"]),
+    help="auto: the fastest that finds the same in frames of INPUT, measured once for a GPU. On "
+    "the CPU this is for comparing, not for speed.  [default: on a GPU auto, on the CPU the model "
+    "as it is]",
+)
 @click.option("--conf", type=LEVEL, help="Least score of a detection.")
 @click.option("--iou", type=LEVEL, help="Overlap above which the weaker box goes.")
 @click.option("--classes", metavar="NAME,…", callback=_classes, help="Keep only these classes.")
@@ -299,6 +306,7 @@ def info(model: str) -> None:
     from vidai.models import load_model
     from vidai.models.catalog import CATALOG, find, resolve
     from vidai.models.onnx_file import read_onnx
+    from vidai.precision import receipts_of
 
     rows: list[tuple[str, object]] = []
     path = Path(model)
@@ -319,6 +327,10 @@ def info(model: str) -> None:
         rows += [("output", tensor) for tensor in file.outputs]
         names = ", ".join(loaded.names) or "no names"
         rows.append(("classes", f"{len(loaded.names)}: {names}" if loaded.names else names))
+        rows += [
+            ("precision", f"{receipt.chosen} on {receipt.case.gpu}: {receipt.why}")
+            for receipt in receipts_of(loaded)
+        ]
     for title, value in rows:
         click.echo(f"{title:10}{value}")
 

@@ -155,6 +155,10 @@ class Detector:
         self.notes += [note for note in session.notes if note not in self.notes]
         return session
 
+    def layer_precisions(self) -> dict[str, int]:
+        """How many layers of its last run computed in "fp8", "fp16" and so on; {}: not known."""
+        return self._idle[-1][0].layer_precisions() if self._idle else {}
+
     def input_size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) in px of the model's input for this frame."""
         return self.model.spec.size_for(frame.width, frame.height)

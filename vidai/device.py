@@ -89,6 +89,10 @@ class Session(Protocol):
         """What a user should know: done in another way than asked for."""
         ...
 
+    def layer_precisions(self) -> dict[str, int]:
+        """How many layers compute in "fp8", "fp16" and so on; {} where that cannot be told."""
+        ...
+
     def run(self, data: Any) -> list[Any]:
         """Raw outputs, on the device, in the order of the model file, for (N, 3, H, W) data."""
         ...

@@ -124,6 +124,7 @@ class Pipeline:
             input=str(self.source.path),
             model=detector.model.name if detector else None,
             device=self.device.name,
+            precision=detector.precision if detector else None,
             width=info.width,
             height=info.height,
             source_codec=info.codec,

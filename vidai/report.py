@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidai.transfers import Transfers
+
+if TYPE_CHECKING:
+    from vidai.precision import Precision
 
 STAGES = ("decode", "detect", "draw", "encode")
 
@@ -34,6 +37,7 @@ class Ledger:
 class Report:
     """One run, updated while it goes on and whole at its end.
 
+    precision: what the model runs in and why; None: as it was given.
     seconds: wall clock from the start of the run. first_frame_seconds: until the first
     frame was through all sinks. cpu_seconds: of the whole process. stages: seconds that
     each stage was busy, summed over its threads. detections: count by class name.
@@ -47,6 +51,7 @@ class Report:
     input: str
     outputs: list[str] = field(default_factory=list)
     model: str | None = None
+    precision: Precision | None = None
     device: str = "cpu"
     width: int = 0
     height: int = 0
@@ -81,6 +86,7 @@ class Report:
             "frames": self.frames,
             "fps": round(self.fps, 2),
             **rest,
+            "precision": self.precision and self.precision.to_dict(),
             "ledger": ledger,
             "transfers": self.transfers.to_dict(),
         }

@@ -118,13 +118,14 @@ def download(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 @contextmanager
 def engine(quiet: bool) -> Iterator[Callable[[str, float], None] | None]:
-    """A progress function (what is done, how much of it: 0–1) for building a GPU's engine."""
+    """A progress function (what is done, how much of it: 0–1) for what a model's first run on a
+    GPU needs: its engines, and the choice of one."""
     console = _console()
     if quiet:
         yield None
         return
     columns = (
-        *(TextColumn("building the engine, once for this GPU"), BarColumn(30)),
+        *(TextColumn("preparing the model, once"), BarColumn(20)),
         *(TaskProgressColumn(), TextColumn("{task.description}", style="dim")),
     )
     with ExitStack() as shown:
@@ -173,6 +174,8 @@ def summary(report: Report) -> None:
         more = f", and {len(found) - 12} more classes" if len(found) > 12 else ""
         counts = ", ".join(f"{name} {n}" for name, n in found[:12]) or "nothing"
         table.add_row("found", escape(counts + more))
+    if report.precision:
+        table.add_row("precision", escape(f"{report.precision.name}: {report.precision.why}"))
     if report.device != "cpu":
         crossed = report.transfers.to_dict()["per_frame"]
         table.add_row(

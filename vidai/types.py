@@ -76,8 +76,9 @@ class StreamInfo:
     """A video stream: what the container and the decoder say of it.
 
     width, height: stored size in px. time_base: s per tick. frame_rate: 1/s, None when
-    unknown. interlaced: its first picture is two fields. display_matrix: the container's nine 32-bit values (FFmpeg's
-    AV_PKT_DATA_DISPLAYMATRIX) or None. start, duration: s, None when unknown.
+    unknown. interlaced: its first picture is two fields. display_matrix: the container's nine
+    32-bit values (FFmpeg's AV_PKT_DATA_DISPLAYMATRIX) or None. start, duration: s, None when
+    unknown.
     """
 
     name: str

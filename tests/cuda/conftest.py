@@ -80,9 +80,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
 def _live() -> dict[str, int]:
     """What is alive on the simulated GPU once everything that is only kept is let go."""
     for cached in gc.get_objects():
-        if isinstance(cached, _CACHE) and (cached.__module__ or "").startswith("vidai."):
-            if cached.__module__ not in _PROCESS_WIDE:
-                cached.cache_clear()
+        module = cached.__module__ or "" if isinstance(cached, _CACHE) else ""
+        if module.startswith("vidai.") and module not in _PROCESS_WIDE:
+            cached.cache_clear()
     for _ in range(3):  # what one round finalises, such as a generator, may free more
         gc.collect()
     driver.cuCtxSynchronize()  # memory is freed in stream order

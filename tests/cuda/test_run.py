@@ -268,9 +268,7 @@ def test_a_budget_names_what_breaks_it(gpu: CudaDevice, tmp_path: Path, tiny_mod
     clip = make_squares(tmp_path / "in.mp4", frames=90, pix_fmt="yuv444p")
     out = tmp_path / "out.mp4"
     with pytest.raises(TransferError, match="picture decoded on the CPU"):
-        vidai.run(
-            *(clip, out), model=tiny_model, device=gpu, max_host_bytes_per_frame=BUDGET
-        )
+        vidai.run(*(clip, out), model=tiny_model, device=gpu, max_host_bytes_per_frame=BUDGET)
     assert not out.exists()
 
 

@@ -39,6 +39,10 @@ class OnnxSession:
             )
         self._input = self._session.get_inputs()[0].name
 
+    def layer_precisions(self) -> dict[str, int]:
+        """ONNX Runtime does not tell."""
+        return {}
+
     def run(self, data: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """The raw outputs, in the order of the model file. Raises ModelError."""
         with onnx_errors(f"the model cannot run on a {data.dtype} input of shape {data.shape}"):

@@ -163,7 +163,8 @@ class NvDecoder:
         return frames
 
     def _at(self) -> str:
-        where = "" if self._fed is None else f" near {float(self._fed * self._info.time_base):.3f} s"
+        time = None if self._fed is None else float(self._fed * self._info.time_base)
+        where = "" if time is None else f" near {time:.3f} s"
         return f"{self._info.name}: NVDEC failed{where}"
 
     def _check_cut(self, packet: av.Packet[Any]) -> None:

@@ -149,9 +149,7 @@ class Gpu:
                 found = self._kernels[name] = self._programs.kernel(name)
         return found
 
-    def allocate(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Stream
-    ) -> DeviceArray:
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Stream) -> DeviceArray:
         """Memory of the stream: whoever uses it on another one orders the two."""
         self.enter()
         size = max(1, prod(shape) * dtype.itemsize)
@@ -179,12 +177,11 @@ class Gpu:
             checked(driver.cuMemcpyHtoDAsync(to, address(array), array.nbytes, stream.handle))
         self.transfers.copied(direction, array.nbytes, what)
 
-    def copy_to_host(
-        self, to: npt.NDArray[Any], source: int, stream: Stream, what: str
-    ) -> None:
+    def copy_to_host(self, to: npt.NDArray[Any], source: int, stream: Stream, what: str) -> None:
         """When what is queued on the stream is done: a copy to pageable memory waits for it."""
         if not to.nbytes:
-            return self.wait(stream)
+            self.wait(stream)
+            return
         self.enter()
         with translated(DeviceError, f"cannot copy {what} from cuda:{self.index}"):
             checked(driver.cuMemcpyDtoHAsync(address(to), source, to.nbytes, stream.handle))

@@ -34,6 +34,10 @@ class DeviceArray:
     stream: Stream | None = None
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 

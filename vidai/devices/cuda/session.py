@@ -26,6 +26,9 @@ class CudaSession:
         self._engine = engine
         self._outputs: dict[tuple[int, ...], list[DeviceArray]] = {}
 
+    def layer_precisions(self) -> dict[str, int]:
+        return self._engine.layer_precisions()
+
     def run(self, data: DeviceArray) -> list[DeviceArray]:
         """Queue a run; what follows on this session's lane sees its outputs. Raises ModelError."""
         outputs = self._outputs.get(data.shape)
