@@ -523,12 +523,14 @@ def clips(bench: Bench, codec: str) -> Row:
 def make_grainy(path: Path, size: tuple[int, int], **how: Any) -> None:
     """A clip of a moving square under film grain: flat pictures would be coded too fast."""
     width, height = size
-    grain = np.random.default_rng(0).integers(0, 10, (height, width, 3), np.uint8)
+    cells = np.random.default_rng(0).integers(0, 24, (-(-height // 4), -(-width // 4), 3), np.uint8)
+    grain = cells.repeat(4, 0).repeat(4, 1)[:height, :width]
     picture = moving_shapes(0, width, height) // 2
 
     def draw(index: int) -> npt.NDArray[np.uint8]:
-        grained = np.roll(grain, (977 * index, 613 * index), (0, 1))
-        return np.roll(picture, 4 * index, 1) + grained
+        moved = np.roll(picture, 4 * index, 1)
+        drawn: npt.NDArray[np.uint8] = moved + np.roll(grain, 977 * index, (0, 1))
+        return drawn
 
     make_clip(path, width=width, height=height, draw=draw, **how)
 

@@ -1,6 +1,6 @@
 """What a frame costs the host on the CUDA device: everything but the GPU's own work.
 
-    python benchmarks/host_overhead.py [--frames 600] [--streams 1 16]
+    python benchmarks/host_overhead.py [--frames 600] [--streams 1 16] [--threads]
 
 Runs whole pipelines (demux, NVDEC, letterbox, session, candidates, overlay of ten labelled
 boxes, NVENC, mp4) at 1080p on the simulated driver in idle mode: the real NVIDIA wheels are
@@ -50,7 +50,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=600, help="of each stream")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--threads", action="store_true", help="in threads, as on the CPU, for comparison"
+    )
     options = parser.parse_args()
+    CudaDevice.asynchronous = not options.threads
     put_detections()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

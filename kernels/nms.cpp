@@ -2,6 +2,7 @@
 // hundred boxes are left, and what one suppresses depends on all better ones.
 
 #include <stdint.h>
+#include <vector>
 
 namespace {
 
@@ -35,4 +36,29 @@ extern "C" __attribute__((visibility("default"))) void nms(const float *boxes, c
       if (keep[j] && classes[j] == classes[i] && overlap(boxes + 4 * i, boxes + 4 * j, iou)) keep[j] = 0;
     }
   }
+}
+
+// From candidates (boxes in model px, best first) to what the picture shows: suppressed where
+// `suppress`, in the picture's px, clipped to it, without what is empty then. placement: scale
+// and padding on x, then on y. Returns how many are left, in the same order.
+extern "C" __attribute__((visibility("default"))) int32_t
+place(const float *boxes, const float *scores, const int32_t *classes, int32_t count, int32_t suppress,
+      float iou, const float *placement, float width, float height, float *out_boxes,
+      float *out_scores, int32_t *out_classes) {
+  std::vector<uint8_t> keep(count, 1);
+  if (suppress) nms(boxes, classes, count, iou, keep.data());
+  int left = 0;
+  for (int i = 0; i < count; i++) {
+    if (!keep[i]) continue;
+    float *box = out_boxes + 4 * left;
+    for (int side = 0; side < 4; side++) {
+      float v = (boxes[4 * i + side] - placement[2 * (side % 2) + 1]) / placement[2 * (side % 2)];
+      box[side] = smaller(larger(v, 0.0f), side % 2 ? height : width);
+    }
+    if (!(box[2] > box[0] && box[3] > box[1])) continue;
+    out_scores[left] = scores[i];
+    out_classes[left] = classes[i];
+    left++;
+  }
+  return left;
 }

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import gold_detect
-from vidai.ops.nms import nms
+from vidai.ops.nms import nms, place
+from vidai.types import Placement
 
 
 def arrays(rows: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,3 +59,29 @@ def test_a_box_without_area_suppresses_nothing(bad: list[float]) -> None:
 
 def test_nothing_in_nothing_out() -> None:
     assert len(nms(*arrays([]), 0.5)) == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.floats(-50, 250, width=32)] * 4, st.integers(0, 2)), max_size=30),
+    st.sampled_from([None, 0.0, 0.3, 1.0]),
+    st.sampled_from([(1.0, 1.0, 0.0, 0.0), (0.37, 0.41, 12.0, -3.5), (2.5, 2.5, 0.0, 31.0)]),
+)
+def test_places_as_plain_numpy_does(
+    rows: list[tuple[float, ...]], iou: float | None, numbers: tuple[float, ...]
+) -> None:
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    boxes, class_ids = table[:, :4], table[:, 4].astype(np.int32)
+    scores = np.linspace(0.9, 0.1, len(table)).astype(np.float32)
+    placement, picture = Placement(*numbers), (160, 90)
+    found = place((boxes, scores, class_ids), placement, picture, iou)
+
+    kept = np.arange(len(table))
+    if iou is not None:
+        kept = np.array(gold_detect.nms(boxes, scores, class_ids, iou), int)
+    shown = placement.to_source(boxes[kept]).clip(0, np.array([*picture] * 2, np.float32))
+    whole = (shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1])
+    assert (found[0] == shown[whole]).all()
+    assert (found[1] == scores[kept][whole]).all()
+    assert (found[2] == class_ids[kept][whole]).all()
+    assert [array.dtype.name for array in found] == ["float32", "float32", "int32"]

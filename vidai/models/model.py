@@ -13,7 +13,7 @@ from vidai.device import Device
 from vidai.models.coco import COCO
 from vidai.models.onnx_file import OnnxFile
 from vidai.ops.candidates import Candidates
-from vidai.ops.nms import nms
+from vidai.ops.nms import place
 from vidai.types import Detections, InputSpec, Placement
 
 # The cells of a one-shot detector's three levels, in model px.
@@ -76,17 +76,12 @@ class Model(ABC):
         iou: float,
         classes: frozenset[int] | None,
     ) -> Detections:
-        boxes, scores, class_ids = candidates
         if classes is not None:
-            wanted = np.isin(class_ids, list(classes))
-            boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]
-        if self.overlapping:
-            kept = nms(boxes, scores, class_ids, iou)
-            boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
-        boxes = placement.to_source(boxes)
-        boxes = np.clip(boxes, 0, np.array(picture * 2, np.float32))
-        found = Detections(boxes, scores, class_ids, self.names)
-        return found[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+            wanted = np.isin(candidates[2], list(classes))
+            boxes, scores, class_ids = candidates
+            candidates = boxes[wanted], scores[wanted], class_ids[wanted]
+        shown = place(candidates, placement, picture, iou if self.overlapping else None)
+        return Detections(*shown, self.names)
 
 
 def grid_cells(width: int, height: int) -> int:

@@ -1,13 +1,17 @@
-"""Greedy non-maximum suppression on the host."""
+"""Greedy non-maximum suppression, and what becomes of candidates on the picture, on the host."""
 
 from __future__ import annotations
 
 import ctypes
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vidai.native import load_kernels
+from vidai.ops.candidates import Candidates
+from vidai.types import Placement
 
 _POINTER = ctypes.c_void_p
 
@@ -36,3 +40,40 @@ def nms(
     )
     kept: npt.NDArray[np.intp] = order[keep.astype(bool)]
     return kept
+
+
+def place(
+    candidates: Candidates, placement: Placement, picture: tuple[int, int], iou: float | None
+) -> Candidates:
+    """Candidates of one picture (best first, boxes in model px) as what the picture shows.
+
+    Suppressed as in `nms` where iou is given; boxes in the picture's px, clipped to its (width,
+    height); what is empty then is dropped. The order stays.
+    """
+    boxes, scores, class_ids = candidates
+    count = len(scores)
+    out_boxes, out_scores = np.empty((count, 4), np.float32), np.empty(count, np.float32)
+    out_ids = np.empty(count, np.int32)
+    numbers = (placement.scale_x, placement.pad_x, placement.scale_y, placement.pad_y)
+    left = _place()(
+        boxes.tobytes(),
+        scores.tobytes(),
+        class_ids.tobytes(),
+        count,
+        iou is not None,
+        iou or 0.0,
+        (ctypes.c_float * 4)(*numbers),
+        *picture,
+        out_boxes.ctypes.data,
+        out_scores.ctypes.data,
+        out_ids.ctypes.data,
+    )
+    return out_boxes[:left], out_scores[:left], out_ids[:left]
+
+
+@cache
+def _place() -> Any:
+    """The function of kernels/nms.cpp. It keeps the GIL: to get it back would take longer."""
+    address, number, real = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+    kinds = (*[address] * 3, number, number, real, address, real, real, *[address] * 3)
+    return ctypes.PYFUNCTYPE(number, *kinds)(("place", load_kernels()))
