@@ -94,7 +94,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_gpu_without_nvenc_is_told(tmp_path: Path) -> None:
-    _, rows = part("nvenc", tmp_path, VIDAI_SIM_NO_NVENC="1")
+    _, rows = part("nvenc", tmp_path, VIDAI_SIM_NO_NVENC="1", VIDAI_SIM_CC="80")
     assert all("this GPU has no NVENC" in row["error"] for row in rows)
 
 
@@ -118,6 +118,23 @@ def test_a_process_that_hangs_or_dies_is_told() -> None:
     assert died["error"].startswith("its process died of signal 6 (Aborted)")
     (ended,) = acceptance.answers([*program, "raise SystemExit('no such thing')"], 60)
     assert ended["error"] == "its process ended with exit code 1: no such thing"
+
+
+def test_a_part_whose_processes_only_die_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptance, "answers", lambda command, limit: iter([{"error": "died"}]))
+    cases = [{"number": number} for number in range(8)]
+    rows = acceptance.run_part("nvdec", cases, acceptance.Setup("", 1, "", None, None))
+    assert [row["number"] for row in rows] == list(range(8))
+    assert [row["error"] for row in rows[:5]] == ["died"] * 5
+    assert all(row["error"].startswith("not tried") for row in rows[5:])
+
+
+def test_what_is_not_published_has_no_limit() -> None:
+    ada = acceptance.LIMITS[8, 9]
+    assert acceptance.encode_limit(ada, "h264", "P3") == 647
+    assert acceptance.encode_limit(ada, "h264", "P4") == (647 + 283) / 2
+    assert acceptance.encode_limit(acceptance.LIMITS[9, 0], "h264", "P4") is None
+    assert acceptance.encode_limit(None, "h264", "P3") is None
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from vidai.errors import located
+from vidai.turns import Turns
 from vidai.types import Detections, Frame
 
 Detected = tuple[Detections, float]  # and the seconds that it took
@@ -120,7 +121,8 @@ class Starter(Protocol[Run]):
 class Batcher(Generic[Run]):
     """Gathers frames into batches, see above.
 
-    key: frames of one key may share a batch. in_flight: how many batches may be under way.
+    key: frames of one key may share a batch. in_flight: how many batches may be under way. turns:
+    of the threads that use the device.
     """
 
     def __init__(
@@ -130,11 +132,13 @@ class Batcher(Generic[Run]):
         *,
         max_batch: int,
         in_flight: int,
+        turns: Turns,
     ) -> None:
         self._detector = detector
         self._key = key
         self._max_batch = max_batch
         self._in_flight = in_flight
+        self._turns = turns
         self._gathering: dict[Hashable, _Batch[Run]] = {}
         self._under_way: deque[_Batch[Run]] = deque()
         self._lock = threading.Lock()  # of the batches that gather
@@ -159,11 +163,11 @@ class Batcher(Generic[Run]):
         with self._lock:
             if self._gathering.get(batch.key) is batch:
                 del self._gathering[batch.key]
-        with self._starting:
+        with self._turns.holding(self._starting):
             if batch.started:
                 return
             if len(self._under_way) == self._in_flight:
-                self._under_way.popleft().finish(self._detector)
+                self._under_way.popleft().finish(self._detector, self._turns)
             batch.start(self._detector)
             self._under_way.append(batch)
 
@@ -171,13 +175,13 @@ class Batcher(Generic[Run]):
         """Wait until its results are there."""
         if not batch.started:
             self.start(batch)
-        batch.finish(self._detector)
+        batch.finish(self._detector, self._turns)
 
     def close(self) -> None:
         """Let what is under way come to its end."""
-        with self._starting:
+        with self._turns.holding(self._starting):
             while self._under_way:
-                self._under_way.popleft().finish(self._detector)
+                self._under_way.popleft().finish(self._detector, self._turns)
 
 
 class _Batch(Generic[Run]):
@@ -207,8 +211,8 @@ class _Batch(Generic[Run]):
         self.seconds = (time.perf_counter() - begun) / len(self.outcomes or self._frames)
         self.started = True
 
-    def finish(self, detector: Starter[Run]) -> None:
-        with self._lock:
+    def finish(self, detector: Starter[Run], turns: Turns) -> None:
+        with turns.holding(self._lock):
             if self.outcomes is not None:
                 return
             assert self._run is not None

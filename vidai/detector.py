@@ -189,7 +189,12 @@ class Detector:
         workers = self.device.workers
         if not self.device.asynchronous:
             return Workers(self, workers)
-        return Batcher(self, self.input_size, max_batch=self.max_batch, in_flight=workers)
+        return Batcher(
+            *(self, self.input_size),
+            max_batch=self.max_batch,
+            in_flight=workers,
+            turns=self.device.turns,
+        )
 
     def _batch(self, frames: Sequence[Frame], inputs: Inputs) -> Batch:
         """Frames in the input of their shape, which is made at its first use."""

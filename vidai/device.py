@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from vidai.errors import DeviceUnavailable
 from vidai.transfers import Transfers
+from vidai.turns import Turns
 from vidai.types import Frame, InputSpec, StreamInfo
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Device(Protocol):
     max_batch: int  # pictures in one run of a session, for best throughput
     strict: bool  # what it cannot do itself is an error, not work for the CPU
     transfers: Transfers
+    turns: Turns  # of the threads that use an asynchronous device
 
     def lane(self) -> Device:
         """A new lane."""

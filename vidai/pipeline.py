@@ -43,6 +43,7 @@ from vidai.types import Detections, Frame
 Item: TypeAlias = "Frame | av.Packet[Any]"
 Submit: TypeAlias = "Callable[[Frame], Pending]"
 Entry: TypeAlias = "tuple[Item, Pending | None]"
+Found: TypeAlias = "tuple[Item, Detections, float]"  # and the seconds that it took
 
 
 class Sink(Protocol):
@@ -327,7 +328,7 @@ class Pipeline:
 
     # Consumer: everything in the order in which it was read.
 
-    def _ordered(self) -> Generator[tuple[Item, Detections, float], None, None]:
+    def _ordered(self) -> Generator[Found, None, None]:
         if self._used:
             raise ConfigError("a pipeline runs once: make another one")
         self._used = True
@@ -364,7 +365,7 @@ class Pipeline:
         for sink in self.sinks:
             sink.open(self.source, self.device)
         with closing(self._ordered()) as ordered:
-            for item, detections, seconds in ordered:
+            for item, detections, seconds in self._in_turns(ordered):
                 if self._abandon.is_set():
                     raise KeyboardInterrupt
                 if not isinstance(item, Frame):
@@ -392,6 +393,22 @@ class Pipeline:
         report.warnings += self._notes + (self.detector.notes if self.detector else [])
         for sink in self.sinks:
             report.warnings += sink.warnings
+
+    def _in_turns(self, entries: Iterator[Found]) -> Iterator[Found]:
+        """The entries; on an asynchronous device some in a row, then other pipelines' threads."""
+        if not self.device.asynchronous:
+            yield from entries
+            return
+        turns, length = self.device.turns, self.device.max_batch
+        turns.take()
+        try:
+            for count, entry in enumerate(entries, 1):
+                yield entry
+                if count % length == 0 and turns.wanted:
+                    turns.give()
+                    turns.take()
+        finally:
+            turns.give()
 
     def damage(self) -> str | None:
         """What is wrong with the input, as far as it has been read; None while all is well."""

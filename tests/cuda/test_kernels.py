@@ -6,7 +6,6 @@ its own decoder delivers is NV12 and P010.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -19,7 +18,7 @@ from tests.test_candidates import SIZE, laid_out, raw_output
 from vidai.devices.cpu import CpuDevice
 from vidai.devices.cuda import CudaDevice
 from vidai.devices.cuda.surface import upload
-from vidai.ops import View, candidates, draw, letterbox, redact, rgb, write_rgb, yuv
+from vidai.ops import View, candidates, draw, letterbox, redact, rgb, write_rgb
 from vidai.types import Frame, InputSpec
 
 SIZES = [(1, 1), (2, 2), (33, 31), (101, 47)]  # stored px
@@ -28,13 +27,6 @@ BOXES = np.array(
     [[3.4, 2, 30, 29.5], [-9, 20, 12, 70], [25, 8, 500, 40], [5, 5, 4, 9], [7, np.nan, 9, 9]],
     np.float32,
 )
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_kept(gpu: CudaDevice) -> Iterator[None]:
-    """`gpu` looks at what is left in device memory, and this operator keeps its table there."""
-    yield
-    yuv._target.cache_clear()
 
 
 def pair(gpu: CudaDevice, size: tuple[int, int], layout: str, **how: Any) -> tuple[Frame, Frame]:

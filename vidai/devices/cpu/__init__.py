@@ -17,6 +17,7 @@ from vidai.devices.cpu.session import OnnxSession
 from vidai.errors import DeviceUnavailable, KernelError
 from vidai.native import load_kernels
 from vidai.transfers import Transfers
+from vidai.turns import Turns
 from vidai.types import Frame, InputSpec, StreamInfo
 
 _PASSED = {np.int32: ctypes.c_int32, np.float32: ctypes.c_float}
@@ -45,6 +46,7 @@ class CpuDevice:
         self.library = load_kernels()
         self.workers = len(os.sched_getaffinity(0))
         self.transfers = Transfers()
+        self.turns = Turns()
 
     def lane(self) -> CpuDevice:
         return self

@@ -40,6 +40,7 @@ class CudaDevice:
         self.name = f"cuda:{gpu.index}"
         self.dlpack_device = (2, gpu.index)
         self.transfers = gpu.transfers
+        self.turns = gpu.turns
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CudaDevice) and other.gpu is self.gpu

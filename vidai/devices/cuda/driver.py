@@ -18,6 +18,7 @@ from vidai.devices.cuda.programs import Programs
 from vidai.errors import DeviceError, DeviceUnavailable, VidaiError
 from vidai.tags import reason
 from vidai.transfers import Direction, Transfers
+from vidai.turns import Turns
 
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 # The context is gone: every later call on this GPU fails as well.
@@ -96,6 +97,7 @@ class Gpu:
         capability = device.compute_capability
         self.capability = (int(capability.major), int(capability.minor))
         self.transfers = Transfers()
+        self.turns = Turns()
         self._context = driver.CUcontext(int(device.context.handle))
         self._programs = Programs(f"sm_{self.capability[0]}{self.capability[1]}")
         self._kernels: dict[str, Any] = {}
@@ -183,7 +185,8 @@ class Gpu:
             self.wait(stream)
             return
         self.enter()
-        with translated(DeviceError, f"cannot copy {what} from cuda:{self.index}"):
+        failed = translated(DeviceError, f"cannot copy {what} from cuda:{self.index}")
+        with failed, self.turns.apart():
             checked(driver.cuMemcpyDtoHAsync(address(to), source, to.nbytes, stream.handle))
         self.transfers.copied("device_to_host", to.nbytes, what)
         self.transfers.waited("stream")
@@ -198,7 +201,8 @@ class Gpu:
     def wait(self, stream: Stream) -> None:
         """Until all that is queued on the stream is done."""
         self.enter()
-        with translated(DeviceError, f"cuda:{self.index} did not finish its work"):
+        failed = translated(DeviceError, f"cuda:{self.index} did not finish its work")
+        with failed, self.turns.apart():
             stream.sync()
         self.transfers.waited("stream")
 
