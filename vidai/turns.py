@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 0.02  # s; a turn takes a tenth of that
+PATIENCE = 0.05  # s; a turn takes a tenth of that
 
 
 class Turns:
@@ -17,8 +17,8 @@ class Turns:
     a frame's way has dozens of such calls of a microsecond each, several threads spend most of
     their time on handing over. With turns each does some frames in one go.
 
-    A turn is a courtesy, not a lock: when one lasts for PATIENCE, those who wait go on without.
-    So a thread that sleeps during its turn slows the others down, and never stops them.
+    A turn is a courtesy, not a lock: when one lasts for PATIENCE, it passes to the next who waits.
+    So a thread that sleeps during its turn slows the others down once, and never stops them.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Turns:
         self._count = 0  # of turns
 
     def take(self) -> None:
-        """Wait for the turn, as long as others have theirs and come to an end."""
+        """Wait for the turn."""
         me = threading.get_ident()
         with self._lock:
             if self._holder is None:
@@ -42,8 +42,10 @@ class Turns:
         seen = self._count
         while not gate.acquire(timeout=PATIENCE):
             with self._lock:
-                if self._count == seen and waiting in self._queue:
-                    self._queue.remove(waiting)
+                if self._count == seen and self._queue and self._queue[0] is waiting:
+                    self._queue.popleft()
+                    self._holder = me
+                    self._count += 1
                     return
                 seen = self._count
 

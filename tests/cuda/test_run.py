@@ -16,7 +16,7 @@ import pytest
 import vidai
 from tests.cuda.conftest import BUDGET, SIMULATED, boxes_of, make_squares
 from tests.cuda.keep import Keep
-from tests.media import packet_bytes, video_times
+from tests.media import ORIENTATIONS, display_matrix, packet_bytes, video_times
 from vidai.devices.cuda import CudaDevice
 from vidai.errors import DecodeError, EncodeError, TransferError
 from vidai.pipeline import Pipeline
@@ -124,7 +124,8 @@ def test_nvenc_gets_the_very_pictures_that_the_cpu_draws(
     vidai.run(clip, tmp_path / "out.mp4", model=tiny_model, device=gpu, codec="hevc")
     truth, detector = Keep(), vidai.Detector(tiny_model, device="cpu")
     Pipeline(str(clip), detector, steps=[Overlay()], sinks=[truth]).run()
-    sums = [row[-1] for row in simdriver.encoded_pictures()]
+    encoded = simdriver.encoded_pictures()
+    sums = [row[-1] for row in encoded if row[0] == encoded[-1][0]]  # of the last session
     assert sums == [crc_of(planes) for _, planes, _ in truth.kept]
 
 
@@ -166,7 +167,9 @@ def test_encodes_every_codec_with_times_colours_and_shape(
         source, result = before.streams.video[0], after.streams.video[0]
         assert result.codec_context.codec.canonical_name == codec
         if codec != "av1":
-            assert result.sample_aspect_ratio == source.sample_aspect_ratio
+            assert (result.sample_aspect_ratio or 1) == (source.sample_aspect_ratio or 1)
+        if codec == "hevc":
+            assert result.codec_context.codec_tag == "hvc1"
         first, wanted = next(after.decode(result)), next(before.decode(source))
         assert bool(first.format.components[0].bits > 8) == ("pix_fmt" in clip_options)
         tags = [first.colorspace, first.color_range, first.color_primaries, first.color_trc]
@@ -174,6 +177,39 @@ def test_encodes_every_codec_with_times_colours_and_shape(
         assert (first.width, first.height) == (wanted.width + wanted.width % 2,) * 1 + (
             wanted.height + wanted.height % 2,
         )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("name", ["turned 90", "turned 180", "mirrored", "transposed"])
+def test_the_output_is_turned_as_the_source(
+    name: str, suffix: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    matrix = display_matrix(*ORIENTATIONS[name])
+    clip = make_squares(tmp_path / "in.mp4", frames=3, width=320, height=192, matrix=matrix)
+    out = tmp_path / f"out{suffix}"
+    for codec in ("h264", "hevc") if suffix == ".mp4" else ("h264",):
+        vidai.run(clip, out, model=tiny_model, device=gpu, codec=codec, overwrite=True)
+        with vidai.FileSource(clip) as before, vidai.FileSource(out) as after:
+            assert before.info.orientation
+            assert after.info.orientation == before.info.orientation
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("cut", [{}, {"start": 0.4}])
+def test_sound_that_comes_first_is_whole(
+    suffix: str, cut: dict[str, float], gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    """NVENC gives its first packet with the fourth frame: until then sound waits in the muxer."""
+    clip = make_squares(tmp_path / "in.mkv", frames=40, audio="aac", options={"g": "5"})
+    outputs = []
+    for device in (gpu, "cpu"):
+        out = tmp_path / f"{getattr(device, 'name', 'cpu')[:4]}{suffix}"
+        report = vidai.run(clip, out, model=tiny_model, device=device, **cut)  # type: ignore[arg-type]
+        assert not report.warnings
+        outputs.append(out)
+    assert packet_bytes(outputs[0], "audio") == packet_bytes(outputs[1], "audio")
+    assert len(packet_bytes(outputs[0], "audio")[0]) > 10
+    assert video_times(outputs[0]) == video_times(outputs[1])
 
 
 def test_b_frames_get_times_that_decode_in_order(
@@ -278,7 +314,7 @@ def test_a_budget_names_what_breaks_it(gpu: CudaDevice, tmp_path: Path, tiny_mod
         ({"preset": "veryfast"}, "P1"),
         ({"quality": 0}, "1 .best. to 51"),
         ({"bframes": 9}, "0 to 4"),
-        ({"codec": "av1", "bframes": 1}, "0 to 0"),
+        ({"codec": "av1", "bframes": 1}, "takes none"),
     ],
 )
 def test_options_that_nvenc_would_ignore_are_refused(
@@ -307,6 +343,67 @@ def test_the_size_may_change_in_mid_stream(
     report = vidai.run(clip, out, model=tiny_model, device=gpu)
     assert report.frames == 16
     assert any("320x192" in line for line in report.warnings)
+
+
+def test_an_odd_size_in_mid_stream_is_right_to_the_last_row(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    """Two VP9 sequences in one stream, with other colours as well."""
+    clip = tmp_path / "in.mkv"
+    parts: list[dict[str, Any]] = [
+        {"color": (1, 1, 1, 1)},
+        {"width": 321, "height": 187, "draw": None, "color": (9, 1, 1, 1)},
+    ]
+    with av.open(str(clip), "w") as out:
+        stream = out.add_mux_stream("vp9", rate=25, width=256, height=256)
+        stream.time_base = Fraction(1, 25)
+        for number, options in enumerate(parts):
+            part = make_squares(tmp_path / f"{number}.mkv", codec="libvpx-vp9", **options)
+            with av.open(str(part)) as source:
+                for index, packet in enumerate(p for p in source.demux(video=0) if p.size):
+                    packet.time_base = Fraction(1, 25)
+                    packet.pts = packet.dts = 12 * number + index
+                    packet.stream = stream  # type: ignore[assignment]
+                    out.mux(packet)
+    ours, truth = seen_on(gpu, clip, tiny_model), seen_on("cpu", clip, tiny_model)
+    assert [planes[0].shape for _, planes, _ in truth.kept] == [(256, 256)] * 12 + [(187, 321)] * 12
+    expect_same(ours, truth)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_cut_may_begin_at_any_key_frame(
+    suffix: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    """H.264's open groups begin with I pictures that bring no parameter sets of their own."""
+    options = {"crf": "4", "g": "10", "bf": "2", "x264-params": "open-gop=1:scenecut=0"}
+    clip = make_squares(tmp_path / f"in{suffix}", frames=50, options=options)
+
+    def seen(device: Any) -> list[tuple[int, Any]]:
+        frames = vidai.detect(clip, model=tiny_model, device=device, start=1.24)
+        return [(frame.pts, found.to_dicts()) for frame, found in frames]
+
+    assert len(seen("cpu")) > 10
+    assert seen(gpu) == seen("cpu")
+
+
+@pytest.mark.parametrize("bframes", ["0", "2"])
+def test_a_picture_that_never_comes_moves_no_other(
+    bframes: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    """AVI gives no pts, only the order."""
+    clip = make_squares(
+        tmp_path / "whole.avi", frames=60, options={"crf": "4", "bf": bframes, "g": "10"}
+    )
+    holed = tmp_path / "holed.avi"
+    with av.open(str(clip)) as source, av.open(str(holed), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream = stream
+            if number not in (11, 12, 13):
+                out.mux(packet)
+    ours = [frame.pts for frame, _ in vidai.detect(holed, model=tiny_model, device=gpu)]
+    truth = [frame.pts for frame, _ in vidai.detect(holed, model=tiny_model, device="cpu")]
+    assert ours[-20:] == truth[-20:]
 
 
 def joined(folder: Path, parts: list[dict[str, Any]]) -> Path:

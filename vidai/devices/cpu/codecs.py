@@ -145,14 +145,7 @@ class CpuDecoder:
         seen = (picture.width, picture.height, picture.format.name)
         info = self._info
         if seen != (info.width, info.height, info.pixel_format):
-            self._info = replace(
-                info,
-                width=picture.width,
-                height=picture.height,
-                pixel_format=picture.format.name,
-                bit_depth=bit_depth(picture.format),
-                color=color_of(picture, picture.format, picture.height),
-            )
+            self._info = info_of(picture, info)
         return self._info
 
     def _pts(self, picture: VideoFrame) -> int:
@@ -165,6 +158,19 @@ class CpuDecoder:
             return picture.dts
         rate = self._info.frame_rate or Fraction(25)
         return self._last_pts + max(1, picture.duration or round(1 / rate / self._info.time_base))
+
+
+def info_of(picture: VideoFrame, info: StreamInfo) -> StreamInfo:
+    """The info of a stream whose pictures are like this one from now on."""
+    return replace(
+        info,
+        width=picture.width,
+        height=picture.height,
+        pixel_format=picture.format.name,
+        bit_depth=bit_depth(picture.format),
+        color=color_of(picture, picture.format, picture.height),
+        interlaced=picture.interlaced_frame,
+    )
 
 
 def private_copy(frame: Frame) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -30,6 +31,8 @@ DEFAULT_PRESET = "P4"
 PRESETS = tuple(f"P{n}" for n in range(1, 8))
 
 
+# FFmpeg's names of streams without a container.
+_ELEMENTARY = {"h264": "h264", "hevc": "hevc", "av1": "obu"}
 _KEY_PICTURES = (2, 3)  # NV_ENC_PIC_TYPE: I, IDR
 
 
@@ -73,8 +76,8 @@ def _check(settings: EncoderSettings) -> None:
         )
     if settings.bframes is not None and not 0 <= settings.bframes <= codec.most_bframes:
         raise ConfigError(
-            f"bframes is {settings.bframes}, but {settings.codec} on NVENC takes 0 to "
-            f"{codec.most_bframes}"
+            f"bframes is {settings.bframes}, but {settings.codec} on NVENC takes "
+            f"{f'0 to {codec.most_bframes}' if codec.most_bframes else 'none'}"
         )
 
 
@@ -108,7 +111,8 @@ class CudaEncoder:
             if self._device.strict:
                 raise EncodeError(f"{error}; strict-gpu forbids the encoder on the CPU") from error
             self._refusal = [f"pictures are downloaded and encoded on the CPU: {error}"]
-            settings = replace(self._settings, preset=None)
+            bframes = self._settings.bframes or None  # 0 goes without saying, for av1 at least
+            settings = replace(self._settings, preset=None, bframes=bframes)
             self._encoder = DownloadingEncoder(self._info, settings)
         return self._encoder.add_to(container)
 
@@ -143,6 +147,7 @@ class NvEncoder:
         self._ended = False
         self._stream: VideoStream | None = None
         self._filter = av.BitStreamFilterContext(_tagging(settings.codec, info), settings.codec)
+        self._header = self._first_packet()
         self._encoder = self._open()
 
     @property
@@ -177,19 +182,33 @@ class NvEncoder:
                 fps=f"{rate.numerator}/{rate.denominator}",
             )
 
+    def _first_packet(self) -> bytes:
+        """What a session of these settings begins with: a container wants the headers in it
+        before there is a picture. The session that makes it encodes one blank one."""
+        width, height = self._size
+        dtype = np.uint8 if self._bits == 8 else np.uint16
+        blank = self._lane.empty((height * 3 // 2, width), dtype)
+        encoder = self._open()
+        with video_errors(EncodeError, lambda: self._at(None)):
+            made = [*encoder.Encode(_Picture(blank)), *encoder.EndEncode()]
+        (packet,) = self._filter.filter(av.Packet(made[0]["data"]))
+        return bytes(packet)
+
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Create the output stream. Raises PyAV's ValueError where the container cannot hold it."""
-        info = self._info
-        stream = container.add_mux_stream(
-            self._settings.codec,
-            rate=info.frame_rate or Fraction(25),
-            width=self._size[0],
-            height=self._size[1],
-            time_base=info.time_base,
-        )
-        self._stream = cast("VideoStream", stream)
-        self._stream.set_display_matrix(info.display_matrix)
-        return self._stream
+        codec, info = self._settings.codec, self._info
+        with av.open(io.BytesIO(self._header), format=_ELEMENTARY[codec]) as headers:
+            template = headers.streams.video[0]
+            stream = container.add_stream_from_template(template, opaque=True)
+        context = stream.codec_context
+        if codec == "hevc" and container.format.name in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # Apple's players know no other
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.framerate = info.frame_rate or Fraction(25)
+        stream.time_base = info.time_base
+        stream.set_display_matrix(info.display_matrix)
+        self._stream = stream
+        return stream
 
     def encode(self, frame: Frame | None, pts: int | None = None) -> list[av.Packet[Any]]:
         """Packets that are ready; None flushes."""
@@ -240,6 +259,11 @@ class NvEncoder:
         s, info = frame.surface, self._info
         if (s.width, s.height, s.bit_depth) == (info.width, info.height, self._bits):
             return frame
+        if self._lane.strict:
+            raise EncodeError(
+                f"{info.name} at {frame.time:.3f} s: pictures are {s.width}x{s.height} in "
+                f"{s.bit_depth} bit from there on; strict-gpu forbids the CPU to fit them"
+            )
         if not self.notes:
             self.notes.append(
                 f"from {frame.time:.3f} s on pictures are {s.width}x{s.height} in {s.bit_depth} "
@@ -330,12 +354,11 @@ def _tagging(codec: str, info: StreamInfo) -> str:
     tags = {
         "matrix_coefficients": color.matrix,
         "transfer_characteristics": color.transfer,
+        "color_primaries" if codec == "av1" else "colour_primaries": color.primaries,
     }
-    full = color.full_range
-    if codec == "av1":
-        tags |= {"color_primaries": color.primaries, "color_range": int(full)}
-    else:
-        tags |= {"colour_primaries": color.primaries, "video_full_range_flag": int(full)}
+    if color.range:
+        name = "color_range" if codec == "av1" else "video_full_range_flag"
+        tags[name] = int(color.full_range)
     written = [f"{name}={value}" for name, value in tags.items()]
     aspect = info.sample_aspect_ratio
     if codec != "av1" and aspect != 1:

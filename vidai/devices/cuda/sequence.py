@@ -26,8 +26,8 @@ def sequence_header(codec: str, packet: av.Packet[Any]) -> bytes:
         return b"".join(body for kind, body in _obus(data) if kind == _SEQUENCE_HEADER)
     if codec == "vp8":
         return data[6:10]  # RFC 6386, 9.1
-    if codec == "vp9":
-        return data[:10]  # up to the size, which no flag before it moves within profile 0 to 3
+    if codec == "vp9":  # profile, and what lies between the sync code and the end of the size
+        return bytes([data[0] & 0xF0, *data[4:8], data[8] & 0xF0]) if len(data) > 8 else b""
     return b""
 
 
@@ -93,14 +93,24 @@ def cuts_top_left(codec: str, headers: bytes) -> bool:
     return False
 
 
+def parameter_sets(codec: str, data: bytes) -> bytes:
+    """A container's codec data as NAL units in Annex B form; b"" for other codecs than H.264
+    and HEVC."""
+    if codec not in _SPS:
+        return b""
+    units = (*_stored_units(codec, data), *(() if data[:1] == b"\1" else _nal_units(data)))
+    return b"".join(b"\0\0\0\1" + unit for unit in units if unit)
+
+
 def _stored_units(codec: str, data: bytes) -> Iterator[bytes]:
     """Parameter sets of mp4 and Matroska: ISO/IEC 14496-15, 5.3.3.1 (avcC) and 8.3.3.1 (hvcC)."""
     if not data or data[0] != 1:
         return
-    at, arrays = (5, 1) if codec == "h264" else (23, data[22] if len(data) > 22 else 0)
-    for _ in range(arrays):
-        if codec == "h264":
-            count, at = data[at] & 31 if len(data) > at else 0, at + 1
+    at, arrays = (5, 2) if codec == "h264" else (23, data[22] if len(data) > 22 else 0)
+    for array in range(arrays):
+        if codec == "h264":  # sequence, then picture parameter sets
+            mask = 255 if array else 31
+            count, at = data[at] & mask if len(data) > at else 0, at + 1
         else:
             count, at = int.from_bytes(data[at + 1 : at + 3], "big"), at + 3
         for _ in range(count):
