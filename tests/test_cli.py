@@ -94,6 +94,7 @@ BAD = {
     "an output that exists": (["in.mp4", "kept.mp4"], "-y"),
     "records that exist": (["in.mp4", "--records", "kept.mp4"], "-y"),
     "a report that exists": (["in.mp4", "o.mp4", "--report", "kept.mp4"], "-y"),
+    "a report to stdout": (["in.mp4", "o.mp4", "--report", "-"], "--records"),
     "an unknown container": (["in.mp4", "o.xyz"], ".mkv"),
     "an unknown class": (["in.mp4", "o.mp4", "--classes", "dragon"], "dragon"),
     "an unknown model": (["in.mp4", "o.mp4", "--model", "yolox-nanno"], "yolox-nano"),
@@ -380,3 +381,43 @@ def test_probe_tells_what_is_there_and_what_will_be_done(tmp_path: Path) -> None
     data = json.loads(vidai("probe", clip, "--json").stdout)
     assert data["video"]["width"] == 64
     assert data["streams"][0]["codec"] == "aac"
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "a-file"])
+def test_kernels_that_cannot_be_kept_are_an_error_of_build_alone(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = pytest.importorskip("vidai.devices.cuda.programs")
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").write_text("a file")
+    monkeypatch.setenv("VIDAI_CACHE", place)
+    result = vidai("kernels", "build", "--arch", "sm_89")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"kernels cannot be kept in {place}/kernels: " in result.stderr
+    assert "set VIDAI_CACHE to a folder" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    cubin = programs.build(programs.sources()["letterbox"], "sm_89").cubin
+    assert cubin.startswith(b"\x7fELF")
+
+
+def test_kernels_on_a_full_disk_are_an_error_of_build(tmp_path: Path) -> None:
+    pytest.importorskip("vidai.devices.cuda.programs")
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "from vidai.cli import cli\n"
+        "cli(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, "kernels", "build", "--arch", "sm_89"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "VIDAI_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"kernels cannot be kept in {tmp_path}/kernels: File too large" in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]

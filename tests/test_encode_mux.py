@@ -6,15 +6,19 @@ import json
 import os
 import resource
 import signal
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import av
 import numpy as np
 import pytest
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from tests.media import (
     ORIENTATIONS,
@@ -27,13 +31,14 @@ from tests.media import (
 )
 from tests.test_decode import frames_of, truth_of
 from vidai.device import Device, EncoderSettings
+from vidai.devices.cpu import CpuDevice
 from vidai.devices.cpu.codecs import CpuEncoder, private_copy
 from vidai.errors import ConfigError, EncodeError, SinkError
-from vidai.pipeline import Pipeline
+from vidai.pipeline import Pipeline, Sink
 from vidai.sinks.jsonl import JsonLines
 from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
-from vidai.types import Detections
+from vidai.types import Detections, Frame, StreamInfo
 
 
 def convert(
@@ -355,6 +360,8 @@ def test_outputs_that_cannot_work_are_refused(device: Device, tmp_path: Path) ->
             device,
             codec=codec,
         )
+    what = ".mov cannot hold av1: choose the codec h264 or hevc, or .mp4 or .mkv"
+    refuse(what, source, tmp_path / "out.mov", device, codec="av1")
 
 
 def test_overwrite_replaces_and_keeps_a_link(device: Device, tmp_path: Path) -> None:
@@ -425,6 +432,152 @@ def test_stopping_early_keeps_a_partial_file_or_nothing(device: Device, tmp_path
                 sink.abort()
                 assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
     assert len(video_times(tmp_path / "out.partial.mp4")) == 4
+
+
+class LateHeader(CpuEncoder):
+    """Into a stream that gets its header from the first packet, as one from hardware may: until
+    then the container keeps all packets."""
+
+    def add_to(self, container: OutputContainer) -> VideoStream:
+        # MPEG-TS has the headers in the packets.
+        own = super().add_to(av.open(os.devnull, "w", format="mpegts"))
+        late = container.add_mux_stream(
+            *("h264", 25), width=own.width, height=own.height, time_base=own.time_base
+        )
+        self._late = cast("VideoStream", late)
+        return self._late
+
+    def encode(self, frame: Frame | None, pts: int | None = None) -> list[av.Packet[Any]]:
+        packets = super().encode(frame, pts)
+        for packet in packets:
+            packet.stream = self._late
+        return packets
+
+
+class Remembering(CpuDevice):
+    """A CPU device that knows which of its encoders live."""
+
+    kind = CpuEncoder
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders: list[weakref.ref[CpuEncoder]] = []
+
+    def encoder(self, info: StreamInfo, settings: EncoderSettings) -> CpuEncoder:
+        made = self.kind(info, settings)
+        self.encoders.append(weakref.ref(made))
+        return made
+
+    @property
+    def alive(self) -> int:
+        return sum(encoder() is not None for encoder in self.encoders)
+
+
+class LateDevice(Remembering):
+    kind = LateHeader
+
+
+class Keeper:
+    """A sink that keeps every packet of the other streams and what it was like."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.packets: list[tuple[av.Packet[Any], object]] = []
+
+    def check(self, source: FileSource, device: Device) -> None: ...
+
+    def open(self, source: FileSource, device: Device) -> None: ...
+
+    def write(self, frame: Frame, detections: Detections) -> None: ...
+
+    def write_packet(self, packet: av.Packet[Any]) -> None:
+        self.packets.append((packet, self.look(packet)))
+
+    @staticmethod
+    def look(packet: av.Packet[Any]) -> object:
+        times = (packet.pts, packet.dts, packet.duration, packet.time_base)
+        side = [(data.data_type, bytes(data)) for data in packet.iter_sidedata()]
+        return packet.stream, packet.stream_index, times, packet.is_keyframe, side, bytes(packet)
+
+    def close(self, *, partial: bool = False) -> str:
+        return ""
+
+    def abort(self) -> None: ...
+
+
+def sound_of(path: Path) -> list[tuple[object, ...]]:
+    """Times, flags, bytes and side data of every packet of the first sound."""
+    with open_input(path) as container:
+        return [
+            (
+                *(p.pts, p.dts, p.duration, p.is_keyframe, bytes(p)),
+                *((data.data_type, bytes(data)) for data in p.iter_sidedata()),
+            )
+            for p in container.demux(audio=0)
+            if p.size
+        ]
+
+
+@pytest.mark.parametrize(
+    ("audio", "suffix"), [("aac", "mp4"), ("aac", "mkv"), ("libopus", "mkv"), ("ac3", "mp4")]
+)
+@pytest.mark.parametrize("cut", [{}, {"start": 0.44, "end": 1.3}])
+def test_packets_kept_by_the_container_are_not_touched(
+    cut: dict[str, Any], audio: str, suffix: str, device: Device, tmp_path: Path
+) -> None:
+    source = make_clip(tmp_path / "in.mkv", frames=40, audio=audio, options={"g": "5"})
+    direct, late = tmp_path / f"direct.{suffix}", tmp_path / f"late.{suffix}"
+    convert(source, direct, device, **cut)
+    keepers = Keeper(), Keeper()
+    with FileSource(source, **cut) as opened:
+        sinks: list[Sink] = [keepers[0], VideoFile(late), keepers[1]]
+        Pipeline(opened, device=LateDevice(), sinks=sinks).run()
+        for packet, was in (pair for keeper in keepers for pair in keeper.packets):
+            assert Keeper.look(packet) == was
+    assert [was for _, was in keepers[0].packets] == [was for _, was in keepers[1].packets]
+    assert len(sound_of(direct)) > 10
+    assert sound_of(late) == sound_of(direct)
+    assert video_times(late) == video_times(direct)
+
+
+@pytest.mark.parametrize("make", [Remembering, LateDevice])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("frames", [-1, 0, 1, 8])
+def test_an_abort_leaves_nothing_at_any_moment(
+    frames: int, suffix: str, make: type[Remembering], tmp_path: Path
+) -> None:
+    """frames: how many were written; -1: only sound."""
+    source = make_clip(tmp_path / "in.mp4", frames=10, audio="aac")
+    memory = make()
+    with FileSource(source) as opened, nothing_left(tmp_path):
+        sink = VideoFile(tmp_path / f"out.{suffix}")
+        sink.open(opened, memory)
+        if frames:
+            for packet in opened.packets():
+                if packet.stream.type == "audio":
+                    sink.write_packet(packet)
+        for frame in frames_of(source, memory)[: max(frames, 0)]:
+            sink.write(frame)
+        sink.abort()
+        assert not memory.alive
+        del sink
+
+
+def test_a_closed_file_lets_its_encoder_go(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=3)
+    memory = Remembering()
+    frames = frames_of(source, memory)
+    with FileSource(source) as opened:
+        sink = VideoFile(tmp_path / "out.mp4")
+        sink.open(opened, memory)
+        for frame in frames:
+            sink.write(replace(frame, pts=100))
+        assert memory.alive == 1
+        sink.close()
+        assert memory.alive == 0
+        sink.abort()
+    assert sink.warnings[0].startswith("2 frames had a time")
+    assert len(video_times(tmp_path / "out.mp4")) == 3
 
 
 def test_json_lines_hold_what_was_found(

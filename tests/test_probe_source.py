@@ -14,7 +14,8 @@ import pytest
 from tests.media import ORIENTATIONS, display_matrix, make_clip, open_input
 from tests.test_decode import frames_of
 from vidai.device import Device
-from vidai.errors import ConfigError, DecodeError
+from vidai.errors import ConfigError, DecodeError, VidaiError
+from vidai.pipeline import Pipeline
 from vidai.sources.file import FileSource
 from vidai.types import Color
 
@@ -190,3 +191,37 @@ def test_strange_names_are_only_names(name: str, tmp_path: Path) -> None:
     with FileSource(path) as source:
         assert source.info.name == name
         assert len(list(source.packets())) == 1
+
+
+@pytest.mark.parametrize("audio", [None, "aac"])
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "flv"])
+def test_a_late_first_packet_is_no_damage(
+    suffix: str, audio: str | None, device: Device, tmp_path: Path
+) -> None:
+    path = make_clip(tmp_path / f"clip.{suffix}", frames=50, start=1.5, audio=audio)
+    with FileSource(path) as source:
+        assert Pipeline(source, device=device).run().frames == 50
+        assert source.damage is None
+
+
+def test_a_late_file_that_ends_early_is_still_told(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mkv", frames=50, start=1.5)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with FileSource(path) as source:
+        list(source.packets())
+        assert source.damage is not None
+        assert "before its header says" in source.damage
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"),
+    # Matroska's header counts from 0: that 2.9 s are too late is found out at the end.
+    [("mkv", 2.9), ("mkv", 3.6), ("avi", 3.6), ("flv", 2.9), ("ts", 2.9), ("mp4", 2.9)],
+)
+def test_a_start_behind_a_late_file_is_not_called_damage(
+    suffix: str, start: float, device: Device, tmp_path: Path
+) -> None:
+    path = make_clip(tmp_path / f"clip.{suffix}", frames=50, start=1.5)
+    what = r"nothing is left|no frame in the part"
+    with pytest.raises(VidaiError, match=what), FileSource(path, start=start) as source:
+        Pipeline(source, device=device).run()

@@ -216,6 +216,8 @@ def run(
 
     if options["output"] is None and options["records"] is None and options["report"] is None:
         raise click.UsageError("nothing to write: give OUTPUT, --records or --report")
+    if str(options["report"]) == "-":
+        raise click.UsageError("--report needs the name of a file: only --records - is stdout")
     with (
         terminal.download(quiet) as on_download,
         terminal.engine(quiet) as on_build,
@@ -389,6 +391,7 @@ def build_kernels(arch: tuple[str, ...]) -> None:
     """
     from vidai import terminal
     from vidai.resources import cache_folder
+    from vidai.tags import reason
 
     try:
         from vidai.devices.cuda import programs
@@ -402,14 +405,21 @@ def build_kernels(arch: tuple[str, ...]) -> None:
             f"{', '.join(unknown)}: choose from {', '.join(programs.ARCHITECTURES)}"
         )
     files = sorted(set(programs.sources().values()))
+    place = cache_folder("kernels")
     compiled = 0
     with terminal.steps(len(wanted) * len(files)) as step:
         for architecture in wanted:
             for source in files:
                 step(f"{source.name} for {architecture}")
-                compiled += programs.build(source, architecture)[1]
+                built = programs.build(source, architecture)
+                if built.not_kept is not None:
+                    raise Failure(
+                        f"kernels cannot be kept in {place}: {reason(built.not_kept)}; make room "
+                        f"there or set VIDAI_CACHE to a folder that can be written"
+                    )
+                compiled += built.compiled
     total = len(wanted) * len(files)
-    click.echo(f"{compiled} of {total} cubins compiled, all are in {cache_folder('kernels')}")
+    click.echo(f"{compiled} of {total} cubins compiled, all are in {place}")
 
 
 @cli.command()

@@ -6,14 +6,14 @@ import io
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
 from av.container import OutputContainer
 from av.stream import Stream
 
-from vidai.device import Device, EncoderSettings
+from vidai.device import Device, Encoder, EncoderSettings
 from vidai.errors import ConfigError, SinkError
 from vidai.sinks.target import Target, check_target
 from vidai.sources.file import FileSource
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from av.container.core import Chapter
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+# Containers that hold some of the encoders' codecs only.
+CODECS = {"mov": ("h264", "hevc"), "webm": ("av1",)}
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
 # What tells of the file that was, not of what it shows.
 STALE_TAGS = {
@@ -71,15 +73,18 @@ class VideoFile:
         self._last_dts: dict[int, Fraction] = {}
         self._target: Target | None = None
         self._container: OutputContainer | None = None
+        self._encoder: Encoder | None = None
 
     def check(self, source: FileSource, device: Device) -> None:
         """Raise ConfigError if this source cannot be written here."""
         device.encoder(source.info, self._settings)
         check_target(self._path, overwrite=self._overwrite, source=source.path)
-        if self._format == "webm" and self._settings.codec != "av1":
+        codec = self._settings.codec
+        held = CODECS.get(self._format, (codec,))
+        if codec not in held:
             raise ConfigError(
-                f"{self._path.suffix} cannot hold {self._settings.codec}: "
-                f"choose the codec av1, or .mp4 or .mkv"
+                f"{self._path.suffix} cannot hold {codec}: "
+                f"choose the codec {' or '.join(held)}, or .mp4 or .mkv"
             )
         for stream in source.others:
             self._fits(stream)
@@ -102,6 +107,7 @@ class VideoFile:
 
     def _start(self, source: FileSource) -> None:
         assert self._target is not None
+        assert self._encoder is not None
         container = self._container = av.open(
             f"file:{self._target.temporary}",
             "w",
@@ -176,6 +182,7 @@ class VideoFile:
             # that is whole ticks of the video.
             self._begin = frame.pts * frame.info.time_base if self._source.begin else Fraction(0)
             self._offset = round(self._begin / frame.info.time_base)
+        assert self._encoder is not None, "open comes first"
         self._mux(self._encoder.encode(frame, frame.pts - self._offset))
 
     def write_packet(self, packet: av.Packet[Any]) -> None:
@@ -187,7 +194,6 @@ class VideoFile:
             return
         if self._source.begin is not None and ticks * base < begin:
             return
-        kept = (packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration)
         offset = round(begin / base)
         dts = (ticks if packet.dts is None else packet.dts) - offset
         # Damaged files repeat or turn back their clock, which a muxer refuses.
@@ -195,19 +201,18 @@ class VideoFile:
         if last is not None and dts * base <= last:
             dts = int(last / base) + 1
         self._last_dts[packet.stream_index] = dts * base
-        packet.dts, packet.pts = dts, max(dts, ticks - offset)
-        if self._source.until is not None and packet.duration:
-            packet.duration = min(packet.duration, int(self._source.until / base) + 1 - ticks)
-        packet.stream = output
+        own = _copy_of(packet)
+        own.dts, own.pts = dts, max(dts, ticks - offset)
+        if self._source.until is not None and own.duration:
+            own.duration = min(own.duration, int(self._source.until / base) + 1 - ticks)
+        own.stream = output
         assert self._container is not None
         try:
-            self._container.mux(packet)
+            self._container.mux(own)
         except ValueError:  # the packet is broken, not the file
             self.dropped += 1
         except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
-        finally:  # other sinks take the same packet
-            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = kept
 
     def close(self, *, partial: bool = False) -> str:
         """Finish the file and give it its name, which is returned.
@@ -216,6 +221,7 @@ class VideoFile:
         """
         assert self._container is not None
         assert self._target is not None
+        assert self._encoder is not None
         self._mux(self._encoder.encode(None))
         try:
             self._container.close()
@@ -228,17 +234,26 @@ class VideoFile:
                 f"and were moved to the next tick"
             )
         self.warnings += self._encoder.notes
+        self._encoder = None  # a session of a GPU ends with it
         if self.dropped:
             self.warnings.append(f"{self.dropped} broken packets of other streams are left out")
-        return self._target.commit(partial=partial)
+        path = self._target.commit(partial=partial)
+        self._target = None
+        return path
 
     def abort(self) -> None:
         """Remove what was written."""
-        if self._target is not None:
-            self._target.discard()  # first, so that the muxer has nothing left to rewrite
+        self._encoder = None
+        if self._target is None:
+            return
+        with suppress(OSError):  # so that the muxer has nothing left to rewrite
+            self._target.temporary.unlink(missing_ok=True)
         if self._container is not None:
             with suppress(av.FFmpegError, OSError, ValueError):
-                self._container.close()
+                self._container.close()  # may create the file anew
+            self._container = None
+        self._target.discard()
+        self._target = None
 
     def _mux(self, packets: list[av.Packet[Any]]) -> None:
         assert self._container is not None, "open comes first"
@@ -250,6 +265,21 @@ class VideoFile:
     def _failed(self, error: Exception) -> SinkError:
         self.abort()
         return SinkError(f"cannot write {self._path}: {reason(error)}")
+
+
+def _copy_of(packet: av.Packet[Any]) -> av.Packet[Any]:
+    """A packet of the same bytes to change and to give away.
+
+    The other sinks take the same packet, and a container that waits for a stream's header keeps
+    those that it is given and reads them later, so neither may be changed once it is muxed.
+    """
+    copy: av.Packet[Any] = av.Packet(cast(Any, packet))  # refers to the bytes, as to any buffer
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    copy.time_base = packet.time_base
+    copy.is_keyframe, copy.is_corrupt = packet.is_keyframe, packet.is_corrupt
+    for data in packet.iter_sidedata():
+        copy.set_sidedata(data, move=True)
+    return copy
 
 
 def _name_channels(stream: Stream) -> None:

@@ -308,10 +308,14 @@ def _end_of(packet: av.Packet[Any]) -> int:
 
 
 def _promised_end(container: InputContainer) -> Fraction:
-    """The end that a header states, in s; 0 where it is FFmpeg's estimate from what is there."""
+    """The end that a header states, in s; 0 where it is FFmpeg's estimate from what is there.
+
+    Some writers count the duration from 0 and some from the first packet: the earlier end is
+    the one that is promised for sure.
+    """
     if container.format.name not in STATE_DURATION or not container.duration:
         return Fraction(0)
-    return Fraction(container.duration + (container.start_time or 0), av.time_base)
+    return Fraction(container.duration, av.time_base)
 
 
 def _passable(stream: Stream, has_chapters: bool) -> bool:

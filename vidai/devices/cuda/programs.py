@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cuda.core import ObjectCode, Program, ProgramOptions
 from cuda.core.utils import FileStreamProgramCache, make_program_cache_key
@@ -36,7 +36,7 @@ class Programs:
             raise KernelError(f"no kernel {name!r} in {folder('kernels')}")
         code = self._loaded.get(source)
         if code is None:
-            cubin, _ = build(source, self.architecture)
+            cubin = build(source, self.architecture).cubin
             code = self._loaded[source] = ObjectCode.from_cubin(cubin, name=source.name)
         try:
             return code.get_kernel(name)
@@ -57,8 +57,16 @@ def sources() -> dict[str, Path]:
     }
 
 
-def build(source: Path, architecture: str) -> tuple[bytes, bool]:
-    """The file's cubin, and whether it had to be compiled. Raises KernelError with NVRTC's log.
+class Built(NamedTuple):
+    """A file's cubin, whether it had to be compiled, and why the cache does not have it now."""
+
+    cubin: bytes
+    compiled: bool
+    not_kept: OSError | None
+
+
+def build(source: Path, architecture: str) -> Built:
+    """The file's cubin, from the cache or compiled. Raises KernelError with NVRTC's log.
 
     The cache's key is made of the source, the headers, the options and the compiler's version.
     """
@@ -77,22 +85,22 @@ def build(source: Path, architecture: str) -> tuple[bytes, bool]:
         target_type="cubin",
         extra_digest=_headers(source.parent),
     )
-    with ExitStack() as stack:
-        kept: Any = {}
-        with suppress(OSError):  # a cache that cannot be written costs time, no more
-            kept = stack.enter_context(FileStreamProgramCache(cache_folder("kernels")))
-        cubin = kept.get(key)
-        if cubin is not None:
-            return bytes(cubin), False
-        try:
-            cubin = bytes(Program(text, "c++", options).compile("cubin").code)
-        except Exception as error:
-            raise KernelError(
-                f"{source.name} does not compile for {architecture}: {error}"
-            ) from error
-        with suppress(OSError):
-            kept[key] = cubin
-        return cubin, True
+    place = cache_folder("kernels")
+    # A cache that cannot be used costs time, no more.
+    with suppress(OSError), FileStreamProgramCache(place) as store:
+        kept = store.get(key)
+        if kept is not None:
+            return Built(bytes(kept), False, None)
+    try:
+        cubin = bytes(Program(text, "c++", options).compile("cubin").code)
+    except Exception as error:
+        raise KernelError(f"{source.name} does not compile for {architecture}: {error}") from error
+    try:
+        with FileStreamProgramCache(place) as store:
+            store[key] = cubin
+    except OSError as error:
+        return Built(cubin, True, error)
+    return Built(cubin, True, None)
 
 
 def _headers(place: Path) -> bytes:

@@ -82,7 +82,7 @@ _NVENC = {
 
 
 class PrintedLines:
-    """Counts what NVDEC prints about damage while it decodes; nothing reaches the terminal.
+    """Counts what NVDEC prints about damage while it decodes, and keeps it off the terminal.
 
     with PrintedLines() as printed: …; then printed.count.
     """
