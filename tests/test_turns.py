@@ -92,18 +92,19 @@ def test_others_have_the_turn_while_its_holder_is_apart(patient: None) -> None:
 def test_a_turn_and_a_lock_cannot_wait_for_each_other(patient: None) -> None:
     """One has the lock and wants the turn, the other has the turn and wants the lock."""
     turns, lock = Turns(), threading.Lock()
-    has_lock = threading.Event()
+    has_lock, has_turn = threading.Event(), threading.Event()
 
     def first() -> None:
         with turns.holding(lock):
             has_lock.set()
-            until(lambda: turns._holder is not None)
+            has_turn.wait()
             turns.take()
             turns.give()
 
     thread = started(first)
     has_lock.wait()
     turns.take()
+    has_turn.set()
     with turns.holding(lock):
         pass
     turns.give()

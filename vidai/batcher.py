@@ -141,101 +141,120 @@ class Batcher(Generic[Run]):
         self._turns = turns
         self._gathering: dict[Hashable, _Batch[Run]] = {}
         self._under_way: deque[_Batch[Run]] = deque()
-        self._lock = threading.Lock()  # of the batches that gather
-        self._starting = threading.Lock()  # of those under way
+        self._lock = threading.Lock()  # of the batches that gather, and their frames
+        self._starting = threading.Lock()  # of those under way; one batch begins at a time
 
     def submit(self, frame: Frame) -> Pending:
         key = self._key(frame)
         with self._lock:
             batch = self._gathering.get(key)
             if batch is None:
-                batch = self._gathering[key] = _Batch(self, key)
+                batch = self._gathering[key] = _Batch(key)
             place = batch.add(frame)
-            full = place + 1 == self._max_batch
+            full = batch.places == self._max_batch
             if full:
                 del self._gathering[key]
         if full:
-            self.start(batch)
-        return _Place(batch, place)
+            self._start(batch)
+        return _Place(self, batch, place)
 
-    def start(self, batch: _Batch[Run]) -> None:
-        """Queue its work on the device, as it is; only the first call does something."""
+    def cancel(self, batch: _Batch[Run], place: int) -> None:
+        """Let a frame go. Once its batch is on its way it goes with the others."""
         with self._lock:
             if self._gathering.get(batch.key) is batch:
-                del self._gathering[batch.key]
-        with self._turns.holding(self._starting):
-            if batch.started:
-                return
-            if len(self._under_way) == self._in_flight:
-                self._under_way.popleft().finish(self._detector, self._turns)
-            batch.start(self._detector)
-            self._under_way.append(batch)
+                batch.frames.pop(place, None)
+                if not batch.frames:
+                    del self._gathering[batch.key]
 
     def finish(self, batch: _Batch[Run]) -> None:
         """Wait until its results are there."""
-        if not batch.started:
-            self.start(batch)
-        batch.finish(self._detector, self._turns)
+        if not batch.begun:
+            self._start(batch)
+        self._end(batch)
 
     def close(self) -> None:
         """Let what is under way come to its end."""
         with self._turns.holding(self._starting):
             while self._under_way:
-                self._under_way.popleft().finish(self._detector, self._turns)
+                self._end(self._under_way.popleft())
+
+    def _start(self, batch: _Batch[Run]) -> None:
+        """Queue its work on the device, as it is; only the first call does something."""
+        with self._lock:
+            if self._gathering.get(batch.key) is batch:
+                del self._gathering[batch.key]
+        with self._turns.holding(self._starting):
+            if batch.begun:
+                return
+            if len(self._under_way) == self._in_flight:
+                self._end(self._under_way.popleft())
+            batch.begin(self._detector)
+            self._under_way.append(batch)
+
+    def _end(self, batch: _Batch[Run]) -> None:
+        """Only the first call does something; others wait for it."""
+        with self._turns.holding(batch.ending):
+            if batch.outcomes is None:
+                batch.end(self._detector)
 
 
 class _Batch(Generic[Run]):
-    """Frames, then the run on them, then what was found in each."""
+    """Frames, then the run on them, then what was found in each, by their places.
 
-    def __init__(self, batcher: Batcher[Run], key: Hashable) -> None:
-        self.batcher = batcher
+    The batcher's `_lock` is of the frames while it gathers; from then on they stay as they are.
+    """
+
+    def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.started = False
-        self.outcomes: list[Detections | BaseException] | None = None
+        self.places = 0  # that were given
+        self.frames: dict[int, Frame] = {}
+        self.begun = False
+        self.ending = threading.Lock()
+        self.outcomes: dict[int, Detections | BaseException] | None = None
         self.seconds = 0.0  # a frame
-        self._frames: list[Frame] = []
         self._run: Run | None = None
-        self._lock = threading.Lock()
 
     def add(self, frame: Frame) -> int:
-        """The frame's place."""
-        self._frames.append(frame)
-        return len(self._frames) - 1
+        """The frame's place. Needs the batcher's `_lock`."""
+        place = self.places
+        self.frames[place] = frame
+        self.places += 1
+        return place
 
-    def start(self, detector: Starter[Run]) -> None:
-        begun = time.perf_counter()
+    def begin(self, detector: Starter[Run]) -> None:
+        """Once, when it gathers no more. Needs the batcher's `_starting`."""
+        started = time.perf_counter()
         try:
-            self._run = detector.start(self._frames)
+            self._run = detector.start(list(self.frames.values()))
         except Exception as error:
-            self._end(self._one_by_one(detector, error))
-        self.seconds = (time.perf_counter() - begun) / len(self.outcomes or self._frames)
-        self.started = True
+            self._settle(self._one_by_one(detector, error))
+        self.seconds = (time.perf_counter() - started) / len(self.outcomes or self.frames)
+        self.begun = True
 
-    def finish(self, detector: Starter[Run], turns: Turns) -> None:
-        with turns.holding(self._lock):
-            if self.outcomes is not None:
-                return
-            assert self._run is not None
-            begun = time.perf_counter()
-            try:
-                self._end(detector.finish(self._run))
-            except Exception as error:
-                self._end(self._one_by_one(detector, error))
-            self.seconds += (time.perf_counter() - begun) / max(1, len(self.outcomes or ()))
+    def end(self, detector: Starter[Run]) -> None:
+        """Once, after `begin`. Needs `ending`."""
+        assert self._run is not None
+        started = time.perf_counter()
+        try:
+            self._settle(detector.finish(self._run))
+        except Exception as error:
+            self._settle(self._one_by_one(detector, error))
+        self.seconds += (time.perf_counter() - started) / max(1, len(self.outcomes or ()))
 
-    def _end(self, outcomes: Sequence[Detections | BaseException]) -> None:
-        self.outcomes = list(outcomes)
-        self._frames, self._run = [], None  # their memory may go
+    def _settle(self, outcomes: Sequence[Detections | BaseException]) -> None:
+        self.outcomes = dict(zip(self.frames, outcomes, strict=True))
+        self.frames, self._run = {}, None  # their memory may go
 
     def _one_by_one(
         self, detector: Starter[Run], error: Exception
     ) -> list[Detections | BaseException]:
         """What becomes of a batch that failed. Where streams share it each is tried on its own,
         so that one stream's trouble does not end the others."""
-        lanes = {id(frame.device) for frame in self._frames}
+        frames = list(self.frames.values())
+        lanes = {id(frame.device) for frame in frames}
         outcomes: dict[int, Detections | BaseException] = {}
         for lane in lanes:
-            own = [frame for frame in self._frames if id(frame.device) == lane]
+            own = [frame for frame in frames if id(frame.device) == lane]
             try:
                 if len(lanes) == 1:
                     raise error
@@ -243,20 +262,21 @@ class _Batch(Generic[Run]):
                 outcomes |= {id(frame): what for frame, what in zip(own, found, strict=True)}
             except Exception as failure:
                 outcomes |= {id(frame): located(frame, failure) for frame in own}
-        return [outcomes[id(frame)] for frame in self._frames]
+        return [outcomes[id(frame)] for frame in frames]
 
 
 class _Place(Generic[Run]):
     """Implements Pending for one frame of a batch."""
 
-    def __init__(self, batch: _Batch[Run], place: int) -> None:
+    def __init__(self, batcher: Batcher[Run], batch: _Batch[Run], place: int) -> None:
+        self._batcher = batcher
         self._batch = batch
         self._place = place
 
     def result(self) -> Detected:
         batch = self._batch
         if batch.outcomes is None:
-            batch.batcher.finish(batch)
+            self._batcher.finish(batch)
         assert batch.outcomes is not None
         outcome = batch.outcomes[self._place]
         if isinstance(outcome, BaseException):
@@ -264,7 +284,8 @@ class _Place(Generic[Run]):
         return outcome, batch.seconds
 
     def cancel(self) -> None:
-        """The batch is other frames' as well: it runs to its end, or nobody starts it."""
+        """The rest of the batch runs to its end, or nobody starts it."""
+        self._batcher.cancel(self._batch, self._place)
 
 
 def daemon(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,32 +121,72 @@ class Detector:
     def start(self, frames: Sequence[Frame]) -> Run:
         """Begin a batch of at most `max_batch` frames of one input size.
 
-        On an asynchronous device this returns while the work waits in its queues.
+        On an asynchronous device this returns while the work waits in its queues. Raises
+        ConfigError for frames of another device, or of several sizes.
         """
+        self._check(frames)
         try:
             session, inputs = self._idle.pop()
         except IndexError:
             session, inputs = self._open_session(), {}
-        batch = self._batch(frames, inputs)
-        for lane in {id(frame.device): frame.device for frame in frames}.values():
-            session.device.after(lane)
-        return Run(session, inputs, batch, session.run(batch.data))
+        lanes = {id(frame.device): frame.device for frame in frames}.values()
+        try:
+            batch = self._batch(frames, inputs)
+            for lane in lanes:
+                session.device.after(lane)
+            return Run(session, inputs, batch, session.run(batch.data))
+        except BaseException:
+            self._recover(session, inputs, lanes)
+            raise
 
     def finish(self, run: Run) -> list[Detections]:
         """Wait for a batch; once for each run."""
         height, width = run.batch.data.shape[2:]
-        found = self.model.detections(
-            run.session.device,
-            run.outputs,
-            size=(width, height),
-            placements=run.batch.placements,
-            pictures=[(frame.width, frame.height) for frame in run.batch.frames],
-            conf=self.conf,
-            iou=self.iou,
-            classes=self.classes,
-        )
+        try:
+            found = self.model.detections(
+                run.session.device,
+                run.outputs,
+                size=(width, height),
+                placements=run.batch.placements,
+                pictures=[(frame.width, frame.height) for frame in run.batch.frames],
+                conf=self.conf,
+                iou=self.iou,
+                classes=self.classes,
+            )
+        except BaseException:
+            self._recover(run.session, run.inputs)
+            raise
         self._idle.append((run.session, run.inputs))  # only now: its buffers are free
         return found
+
+    def _check(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            if frame.device != self.device:
+                raise ConfigError(
+                    f"{frame.info.name}: its frames are on {frame.device.name}, and the detector "
+                    f"is on {self.device.name}: open both on one device"
+                )
+        if self.model.spec.width:
+            return
+        sizes = {self.input_size(frame) for frame in frames}
+        if len(sizes) > 1:
+            told = " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
+            raise ConfigError(
+                f"{self.model.name} would see these frames at {told}: call it with frames of one "
+                f"input_size at a time"
+            )
+
+    def _recover(self, session: Session, inputs: Inputs, lanes: Iterable[Device] = ()) -> None:
+        """After a failure: keep the session for others, once nothing writes to its memory.
+
+        lanes: what may do so beside its own.
+        """
+        for lane in lanes:
+            with suppress(Exception):
+                session.device.after(lane)
+        with suppress(Exception):
+            session.device.synchronize()
+        self._idle.append((session, inputs))
 
     def _open_session(self) -> Session:
         model = self.model

@@ -116,6 +116,11 @@ class Device(Protocol):
     transfers: Transfers
     turns: Turns  # of the threads that use an asynchronous device
 
+    @property
+    def main(self) -> Device:
+        """The device's own lane, one object: for what is prepared once for all lanes."""
+        ...
+
     def lane(self) -> Device:
         """A new lane."""
         ...
@@ -133,12 +138,17 @@ class Device(Protocol):
         ...
 
     def to_host(self, array: Any, what: str = "array") -> npt.NDArray[Any]:
-        """The array in host memory, when all that this lane does before is done."""
+        """The array, of any lane, in host memory; what was asked of its lane and of this one
+        is done then."""
         ...
 
     def to_device(self, array: npt.NDArray[Any], what: str = "array") -> Any:
         """A host array (a draw list) where kernels of this lane can read it. what: its name in
         `transfers`."""
+        ...
+
+    def borrow(self, array: Any) -> Any:
+        """An array of any lane, to be read by this one: each waits for the other."""
         ...
 
     def constant(self, array: npt.NDArray[Any], what: str = "table") -> Any:

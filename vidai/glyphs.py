@@ -53,6 +53,7 @@ class Atlas:
 
     def on_device(self, device: Device) -> Any:
         """The mask where kernels can read it, sent again only when it has grown."""
+        device = device.main
         sent = self._on_device.get(device)
         if sent is None or len(sent) != len(self.mask):
             sent = self._on_device[device] = device.constant(self.mask, "glyphs")

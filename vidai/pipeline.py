@@ -38,6 +38,7 @@ from vidai.errors import ConfigError, DecodeError, VidaiError, located
 from vidai.report import Report
 from vidai.sources.file import INTERLEAVE, FileSource
 from vidai.steps import Step
+from vidai.transfers import Transfers
 from vidai.types import Detections, Frame
 
 Item: TypeAlias = "Frame | av.Packet[Any]"
@@ -93,7 +94,7 @@ class Pipeline:
     through with no detections. steps: called in order as `frame = step(frame, detections)`.
     max_frames: stop after so many. strict: damaged input is a DecodeError instead of a
     count in the report. max_host_bytes_per_frame: a TransferError once more than that crossed
-    between host and device memory, on average; None: no limit.
+    between host and device memory, on average, by whoever uses the device; None: no limit.
     """
 
     def __init__(
@@ -118,8 +119,13 @@ class Pipeline:
         self.max_frames = max_frames
         self.strict = strict
         self.max_host_bytes_per_frame = max_host_bytes_per_frame
+        if detector and detector.device != self.device:
+            raise ConfigError(
+                f"the detector is on {detector.device.name}, and the pipeline on "
+                f"{self.device.name}: open both on one device"
+            )
         self._window = _window(self.device, detector)
-        self._transfers_before = self.device.transfers.snapshot()
+        self._transfers_before: Transfers  # when the run began
         info = self.source.info
         self.report = Report(
             input=str(self.source.path),
@@ -149,6 +155,7 @@ class Pipeline:
         """
         for sink in self.sinks:
             sink.check(self.source, self.device)
+        self._begin()
         outcome: Future[None] = Future()
         writer = daemon("vidai-writer", self._write_all, outcome)
         try:
@@ -176,14 +183,16 @@ class Pipeline:
 
     def results(self) -> Generator[tuple[Frame, Detections], None, None]:
         """Frames with their detections, in order, as they become ready. Steps and sinks
-        take no part. A pipeline runs once."""
+        take no part. A frame is read-only: what draws on it draws on a copy. A pipeline runs
+        once."""
+        self._begin()
         try:
             with closing(self._ordered()) as ordered:
                 for item, detections, _ in ordered:
                     if isinstance(item, Frame):
                         self.report.ledger.processed += 1
                         self._count_done()
-                        yield item, detections
+                        yield _read_only(item), detections
         finally:
             self._account_for("not taken")
             if self._own_source:
@@ -201,22 +210,27 @@ class Pipeline:
         ahead: deque[Entry] = deque()
         frames, failure = 0, None
         try:
-            for item in self._in_step():
-                if not isinstance(item, Frame):
-                    ahead.append((item, None))
-                    continue
-                if self._stop.is_set():
-                    break
-                self.report.ledger.received += 1
-                ahead.append((item, submit(item)))
-                frames += 1
-                while frames > self._window:
-                    frames -= isinstance(ahead[0][0], Frame)
-                    yield ahead.popleft()
-        except Exception as error:  # what was read before comes first
-            failure = error
-        while ahead:
-            yield ahead.popleft()
+            try:
+                for item in self._in_step():
+                    if not isinstance(item, Frame):
+                        ahead.append((item, None))
+                        continue
+                    if self._stop.is_set():
+                        break
+                    self.report.ledger.received += 1
+                    ahead.append((item, submit(item)))
+                    frames += 1
+                    while frames > self._window:
+                        frames -= isinstance(ahead[0][0], Frame)
+                        yield ahead.popleft()
+            except Exception as error:  # what was read before comes first
+                failure = error
+            while ahead:
+                yield ahead.popleft()
+        finally:
+            for _, pending in ahead:
+                if pending:
+                    pending.cancel()
         if failure:
             raise failure
 
@@ -328,10 +342,13 @@ class Pipeline:
 
     # Consumer: everything in the order in which it was read.
 
-    def _ordered(self) -> Generator[Found, None, None]:
+    def _begin(self) -> None:
         if self._used:
             raise ConfigError("a pipeline runs once: make another one")
         self._used = True
+        self._transfers_before = self.device.transfers.snapshot()
+
+    def _ordered(self) -> Generator[Found, None, None]:
         read = self._read_in_turn if self.device.asynchronous else self._read_in_thread
         nothing = Detections.empty()
         with ExitStack() as shared:
@@ -427,7 +444,7 @@ class Pipeline:
             for step in self.steps:
                 frame = step(frame, detections)
         except VidaiError as error:
-            raise located(frame, error) from error
+            raise located(frame, error)  # noqa: B904 (it sets its cause)
         report.stages["draw"] += time.perf_counter() - start
         start = time.perf_counter()
         for sink in self.sinks:
@@ -468,6 +485,10 @@ def _window(device: Device, detector: Detector | None) -> int:
     if device.asynchronous:
         return (device.workers + 1) * (detector.max_batch if detector else 1)
     return 2 * device.workers + 2
+
+
+def _read_only(frame: Frame) -> Frame:
+    return replace(frame, writable=False) if frame.writable else frame
 
 
 def _undetected(frame: Frame) -> Pending:

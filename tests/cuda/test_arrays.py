@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from cuda.bindings import driver
 from cuda.core.utils import StridedMemoryView
 
 from tests import simdriver
+from tests.cuda.keep import planes_of
 from tests.surfaces import random_frame
 from vidai.devices.cuda import CudaDevice
 from vidai.devices.cuda.surface import upload
+from vidai.ops import letterbox, write_rgb
+from vidai.ops.candidates import View, candidates
+from vidai.types import InputSpec
 
 
 def test_rgb_goes_through_dlpack_without_a_copy(gpu: CudaDevice) -> None:
@@ -82,10 +87,113 @@ def test_host_code_cannot_read_a_frame(gpu: CudaDevice) -> None:
     assert ended.returncode == -11, ended.stderr
 
 
-def test_events_order_two_lanes(gpu: CudaDevice) -> None:
+def test_an_array_of_another_lane_is_read_when_it_is_made(gpu: CudaDevice) -> None:
     first, second = gpu.lane(), gpu.lane()
     frame = upload(first, random_frame(321, 241, "P010"))
     picture = frame.rgb()
-    second.after(first)
     assert (second.to_host(picture) == np.asarray(frame)).all()
     assert first.stream.is_nonblocking  # lanes do not wait for the default stream either
+
+
+@pytest.mark.simulated
+def test_memory_that_a_consumer_dropped_waits_for_its_stream(gpu: CudaDevice) -> None:
+    """A view may go while the consumer's stream still reads: the next picture comes later."""
+    lane = gpu.lane()
+    first, second = (upload(lane, random_frame(96, 64, "NV12", seed=n)) for n in range(2))
+    truth = np.asarray(first)
+    consumer = gpu.gpu.new_stream()
+    seen = gpu.empty(truth.shape, np.uint8)
+    gpu.synchronize()
+    view = StridedMemoryView.from_dlpack(first, stream_ptr=int(consumer.handle))
+    gpu.gpu.copy_within(seen.ptr, view.ptr, seen.nbytes, consumer, "picture")
+    del view
+    gc.collect()
+    later = [second.rgb() for _ in range(4)]
+    lane.synchronize()  # the consumer is slow
+    consumer.sync()
+    assert (gpu.to_host(seen) == truth).all()
+    assert len(later) == 4  # they are there while the consumer reads
+
+
+@pytest.mark.simulated
+def test_a_picture_of_another_lane_is_waited_for(gpu: CudaDevice) -> None:
+    """And its memory is used again only after it has been read."""
+    lane = gpu.lane()
+    source = upload(lane, random_frame(96, 64, "NV12"))
+    target, same = (upload(gpu.lane(), random_frame(96, 64, "NV12", seed=1)) for _ in range(2))
+    other = upload(lane, random_frame(96, 64, "NV12", seed=2))
+    expected = np.asarray(write_rgb(same, np.asarray(source)))
+    write_rgb(target, source.rgb())
+    later = [other.rgb() for _ in range(4)]
+    lane.synchronize()  # the reader is slow
+    assert (np.asarray(target) == expected).all()
+    assert len(later) == 4  # they are there while the reader reads
+
+
+@pytest.mark.simulated
+def test_what_ops_prepare_holds_no_stream_and_is_shared_by_files(gpu: CudaDevice) -> None:
+    batch = gpu.empty((1, 3, 64, 64), np.float32)
+    gpu.synchronize()
+
+    def use(n: int) -> None:
+        frame = upload(gpu.lane(), random_frame(96, 64, "NV12"))
+        info = replace(frame.info, name=f"{n}.mp4", duration=n + 1.0, start=n / 7)
+        frame = replace(frame, info=info)
+        letterbox(frame, batch, 0, InputSpec(64, 64))
+        write_rgb(frame, frame.rgb())
+        frame.device.synchronize()
+
+    use(0)
+    gc.collect()
+    streams, sent = simdriver.counters()["streams.live"], gpu.transfers.calls["setup"]
+    for n in range(1, 9):
+        use(n)
+    gc.collect()
+    assert simdriver.counters()["streams.live"] == streams
+    assert gpu.transfers.calls["setup"] == sent
+
+
+@pytest.mark.simulated
+def test_freed_memory_of_all_streams_leaves_the_threads_context(gpu: CudaDevice) -> None:
+    array = gpu.constant(np.zeros(4, np.float32))
+    driver.cuCtxSetCurrent(0)
+    del array
+    gc.collect()
+    _, current = driver.cuCtxGetCurrent()
+    gpu.gpu.enter()
+    assert int(current) == 0
+
+
+def test_a_read_only_frame_is_copied_on_the_gpu_to_be_drawn_on(gpu: CudaDevice) -> None:
+    frame = replace(upload(gpu.lane(), random_frame(97, 61, "P010")), writable=False)
+    before = [plane.copy() for plane in planes_of(frame)]
+    count = gpu.transfers.snapshot()
+    black = write_rgb(frame, np.zeros((61, 97, 3), np.uint8))
+    moved = gpu.transfers.since(count)
+    assert black.writable
+    assert ("device_to_device", "private copy") in moved.sources
+    assert all((a == b).all() for a, b in zip(planes_of(frame), before, strict=True))
+    assert not np.asarray(black).any()
+
+
+def test_a_crowded_picture_is_gone_through_once_the_room_is_known(gpu: CudaDevice) -> None:
+    anchors = 1500
+    boxes, scores = np.zeros((anchors, 4), np.float32), np.full(anchors, 0.5, np.float32)
+    calls = []
+    for _ in range(3):
+        view = View(gpu.to_device(boxes), 0, 4, 1), View(gpu.to_device(scores), 0, 1, 1)
+        before = gpu.transfers.snapshot()
+        (found,) = candidates(
+            gpu,
+            pictures=1,
+            anchors=anchors,
+            classes=1,
+            boxes=view[0],
+            scores=view[1],
+            coding="xyxy",
+            size=(64, 64),
+            conf=0.25,
+        )
+        assert len(found[1]) == anchors
+        calls.append(gpu.transfers.since(before).calls["device_to_host"])
+    assert calls == [2, 1, 1]

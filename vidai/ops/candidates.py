@@ -18,6 +18,7 @@ CODINGS = ("xyxy", "cxcywh", "cxcywh-unit", "yolox", "centerface")
 
 _COLUMNS = 7  # of the kernel's rows: anchor, class, score, x1, y1, x2, y2
 _ROOM = 256  # rows (7 KB) that suffice for nearly every picture
+_rooms: dict[tuple[str, int], int] = {}  # that were needed, by device name and anchors
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def candidates(
         np.float32(conf),
     )
     arguments = [argument for view in views for argument in _arguments(view)]
-    room = min(anchors, _ROOM)
+    known = device.name, anchors
+    room = _rooms.get(known) or min(anchors, _ROOM)
     while True:
         out = device.empty((pictures, 1 + room, _COLUMNS), np.float32)
         limit = np.int32(room)
@@ -90,8 +92,11 @@ def candidates(
         rows = device.to_host(out, "candidates")
         counts = rows[:, 0, 0].view(np.int32).tolist()
         if max(counts) <= room:
+            if max(counts) < room // 4:  # the crowd is gone
+                _rooms[known] = min(anchors, max(_ROOM, room // 2))
             return [_sorted(rows[n, 1 : 1 + count]) for n, count in enumerate(counts)]
-        room = max(counts)
+        # The next batches are as crowded.
+        room = _rooms[known] = min(anchors, 1 << (max(counts) - 1).bit_length())
 
 
 def _sorted(rows: npt.NDArray[np.float32]) -> Candidates:

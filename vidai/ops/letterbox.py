@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.ops.rgb import Format, color_matrix
-from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Frame, InputSpec, Placement, StreamInfo
+from vidai.types import FLIP_X, FLIP_Y, TRANSPOSE, Color, Frame, InputSpec, Placement
 
 WEIGHT = 11  # bits of a weight
 UNIT = 1 << WEIGHT  # the sum of one output's weights on one axis
@@ -56,7 +56,9 @@ def letterbox(frame: Frame, batch: Any, slot: int, spec: InputSpec) -> Placement
     s = frame.surface
     form = Format.of(s)
     height, width = batch.shape[2:]
-    plan, placement = _plan(frame.device, frame.info, form, spec, height, width)
+    info, main = frame.info, frame.device.main
+    seen = info.orientation, info.sample_aspect_ratio, info.color
+    plan, placement = _plan(main, *seen, form, spec, height, width)
     pitches = np.int32(s.y_pitch), np.int32(s.c_pitch)
     extent = (1, height, width)
     frame.device.launch("letterbox", extent, s.y, s.u, s.v, *pitches, batch, np.int32(slot), plan)
@@ -82,12 +84,19 @@ def fit(width: int, height: int, pixel_aspect: Fraction, across: int, down: int,
 
 @lru_cache(maxsize=256)
 def _plan(
-    device: Device, info: StreamInfo, form: Format, spec: InputSpec, height: int, width: int
+    device: Device,
+    orientation: int,
+    aspect: Fraction | None,
+    color: Color,
+    form: Format,
+    spec: InputSpec,
+    height: int,
+    width: int,
 ) -> tuple[Any, Placement]:
     """The kernel's plan in device memory, and the placement that it amounts to."""
-    transposed = bool(info.orientation & TRANSPOSE)
+    transposed = bool(orientation & TRANSPOSE)
     shown = (form.height, form.width) if transposed else (form.width, form.height)
-    aspect = info.sample_aspect_ratio or Fraction(1)
+    aspect = aspect or Fraction(1)
     place = fit(*shown, 1 / aspect if transposed else aspect, width, height, spec.place)
 
     plan = np.zeros((), _PLAN)
@@ -97,7 +106,7 @@ def _plan(
     plan["wide"], plan["shift"], plan["c_step"] = form.bit_depth > 8, form.shift, form.c_step
     plan["half"] = spec.dtype == "float16"
     plan["red"], plan["blue"] = (0, 2) if spec.channels == "rgb" else (2, 0)
-    matrix = color_matrix(info.color.resolved(form.height), form.bit_depth)
+    matrix = color_matrix(color.resolved(form.height), form.bit_depth)
     unit = 1 << SUM - form.bit_depth
     plan["excess"] = 2 * WEIGHT + form.bit_depth - SUM
     plan["black"], plan["neutral"] = matrix.black * unit, matrix.neutral * unit
@@ -111,7 +120,7 @@ def _plan(
     end = _PLAN.itemsize // 4
     outputs = (place.height, place.width) if transposed else (place.width, place.height)
     for axis, size, count, flip in zip("xy", form[:2], outputs, (FLIP_X, FLIP_Y), strict=True):
-        step = -1 if info.orientation & flip else 1
+        step = -1 if orientation & flip else 1
         for plane, samples, span in (
             ("luma", size, Fraction(size)),
             ("chroma", (size + 1) // 2, Fraction(size, 2)),

@@ -39,7 +39,7 @@ def rgb(frame: Frame) -> Any:
     surface, info = frame.surface, frame.info
     extent = (1, frame.height, frame.width)
     out = frame.device.empty((*extent[1:], 3), np.uint8)
-    form = _format(frame.device, Format.of(surface), info.color, info.orientation)
+    form = _format(frame.device.main, Format.of(surface), info.color, info.orientation)
     pitches = np.int32(surface.y_pitch), np.int32(surface.c_pitch)
     frame.device.launch("rgb", extent, surface.y, surface.u, surface.v, *pitches, out, form)
     return out

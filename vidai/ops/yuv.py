@@ -35,7 +35,7 @@ def write_rgb(frame: Frame, rgb: Any) -> Frame:
         )
     device, frame = frame.device, frame.device.writable(frame)
     s, info = frame.surface, frame.info
-    target = _target(device, Format.of(s), info.color, info.orientation)
+    target = _target(device.main, Format.of(s), info.color, info.orientation)
     extent = (1, (s.height + 1) // 2, (s.width + 1) // 2)
     pitches = np.int32(s.y_pitch), np.int32(s.c_pitch)
     device.launch("rgb_to_yuv", extent, s.y, s.u, s.v, *pitches, rgb, target)
@@ -43,13 +43,13 @@ def write_rgb(frame: Frame, rgb: Any) -> Frame:
 
 
 def picture_on(device: Device, rgb: Any) -> Any:
-    """An (H, W, 3) uint8 array on the device; a NumPy array is brought there.
+    """An (H, W, 3) uint8 array of any lane, for this one; a NumPy array is brought there.
 
     Raises ValueError for an array of another shape or type.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape or rgb.dtype != np.uint8:
         raise ValueError(f"a picture is (H, W, 3) uint8: got {tuple(rgb.shape)} {rgb.dtype}")
-    return device.to_device(rgb, "picture") if isinstance(rgb, np.ndarray) else rgb
+    return device.to_device(rgb, "picture") if isinstance(rgb, np.ndarray) else device.borrow(rgb)
 
 
 @lru_cache(maxsize=256)

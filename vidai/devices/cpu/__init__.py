@@ -48,6 +48,16 @@ class CpuDevice:
         self.transfers = Transfers()
         self.turns = Turns()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CpuDevice)  # there is one CPU
+
+    def __hash__(self) -> int:
+        return hash(CpuDevice)
+
+    @property
+    def main(self) -> CpuDevice:
+        return self
+
     def lane(self) -> CpuDevice:
         return self
 
@@ -64,6 +74,9 @@ class CpuDevice:
         return np.ascontiguousarray(array)
 
     constant = to_device
+
+    def borrow(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(array)
 
     def launch(self, kernel: str, extent: tuple[int, int, int], *args: Any) -> None:
         """One ctypes call; it releases the GIL and runs on the calling thread (see grid.h)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from vidai.devices.cuda.driver import Gpu, translated
 from vidai.devices.cuda.encoder import open_encoder
 from vidai.devices.cuda.memory import DeviceArray
 from vidai.devices.cuda.session import open_session
-from vidai.errors import DeviceError, KernelError
+from vidai.devices.cuda.surface import surface_of
+from vidai.errors import KernelError
 from vidai.types import Frame, InputSpec, StreamInfo
 
 _THREADS = 256  # a block's, as __launch_bounds__ in grid.h says
@@ -26,15 +28,19 @@ _THREADS = 256  # a block's, as __launch_bounds__ in grid.h says
 class CudaDevice:
     """Implements vidai.device.Device: one lane, which is a CUDA stream, of one GPU.
 
-    strict: what this GPU cannot do itself is an error instead of work for the CPU.
+    strict: what this GPU cannot do itself is an error instead of work for the CPU. main: the
+    GPU's own lane, None for that lane itself.
     """
 
     asynchronous = True
     workers = 2  # one batch is prepared while the other runs
     max_batch = 8
 
-    def __init__(self, gpu: Gpu, stream: Stream, *, strict: bool = False) -> None:
+    def __init__(
+        self, gpu: Gpu, stream: Stream, *, main: CudaDevice | None = None, strict: bool = False
+    ) -> None:
         self.gpu = gpu
+        self.main = main or self
         self.stream = stream
         self.strict = strict
         self.name = f"cuda:{gpu.index}"
@@ -49,19 +55,19 @@ class CudaDevice:
         return id(self.gpu)
 
     def lane(self) -> CudaDevice:
-        return CudaDevice(self.gpu, self.gpu.new_stream(), strict=self.strict)
+        stream = self.gpu.new_stream()
+        return CudaDevice(self.gpu, stream, main=self.main, strict=self.strict)
 
     def after(self, other: Device) -> None:
         assert isinstance(other, CudaDevice), f"{self.name} cannot wait for {other.name}"
-        if other.stream is not self.stream:
-            self.gpu.enter()
-            with translated(DeviceError, "cannot order two streams"):
-                self.stream.wait(other.stream)
+        self.gpu.order(other.stream, self.stream)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         return self.gpu.allocate(shape, np.dtype(dtype), self.stream)
 
     def to_host(self, array: DeviceArray, what: str = "array") -> npt.NDArray[Any]:
+        if array.stream is not None:
+            self.gpu.order(array.stream, self.stream)
         host = np.empty(array.shape, array.dtype)
         self.gpu.copy_to_host(host, array.ptr, self.stream, what)
         return host
@@ -71,6 +77,12 @@ class CudaDevice:
         sent = self.empty(array.shape, array.dtype)
         self.gpu.copy_to_device(sent.ptr, array, self.stream, "host_to_device", what)
         return sent
+
+    def borrow(self, array: DeviceArray) -> DeviceArray:
+        if array.stream is None or array.stream is self.stream:
+            return array
+        self.gpu.order(array.stream, self.stream)
+        return array.lent(self.stream)
 
     def constant(self, array: npt.NDArray[Any], what: str = "table") -> DeviceArray:
         array = np.ascontiguousarray(array)
@@ -87,8 +99,14 @@ class CudaDevice:
             launch(self.stream, _grid(extent), self.gpu.kernel(kernel), *packed)
 
     def writable(self, frame: Frame) -> Frame:
-        """The frame itself: what a decoder here delivers has memory of its own."""
-        return frame
+        if frame.writable:
+            return frame
+        s = frame.surface
+        source = self.borrow(s.owner)
+        copy = self.empty(source.shape, source.dtype)
+        self.gpu.copy_within(copy.ptr, source.ptr, source.nbytes, self.stream, "private copy")
+        surface = surface_of(copy, s.width, s.height)
+        return replace(frame, surface=surface, device=self, writable=True)
 
     def decoder(self, stream: VideoStream, info: StreamInfo) -> Decoder:
         return open_decoder(self.lane(), stream, info)
@@ -122,6 +140,10 @@ def _grid(extent: tuple[int, int, int]) -> LaunchConfig:
 
 
 def open(index: int = 0) -> CudaDevice:  # noqa: A001 (the name that open_device looks for)
-    """The GPU of that number. Raises DeviceUnavailable."""
-    gpu = Gpu.open(index)
+    """A lane of the GPU of that number. Raises DeviceUnavailable."""
+    return _main(Gpu.open(index)).lane()
+
+
+@cache
+def _main(gpu: Gpu) -> CudaDevice:
     return CudaDevice(gpu, gpu.new_stream())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from math import prod
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from cuda.bindings import driver
 from cuda.core import Buffer, Device, Stream, StreamOptions
 
-from vidai.devices.cuda.memory import DeviceArray
+from vidai.devices.cuda.memory import DeviceArray, current
 from vidai.devices.cuda.programs import Programs
 from vidai.errors import DeviceError, DeviceUnavailable, VidaiError
 from vidai.tags import reason
@@ -83,8 +84,8 @@ class _Shared:
 
     def __del__(self) -> None:
         if hasattr(self, "ptr"):
-            self._gpu.enter()
-            driver.cuMemFree(self.ptr)  # waits for what may still read it
+            with suppress(Exception), current(self._gpu.context):
+                driver.cuMemFree(self.ptr)  # waits for what may still read it
 
 
 class Gpu:
@@ -142,6 +143,13 @@ class Gpu:
         self.enter()
         with translated(DeviceError, "cannot make a CUDA stream"):
             return self.device.create_stream(options=StreamOptions(nonblocking=True))
+
+    def order(self, earlier: Stream, later: Stream) -> None:
+        """What is asked of `later` from now on waits for what was asked of `earlier`."""
+        if earlier is not later:
+            self.enter()
+            with translated(DeviceError, "cannot order two streams"):
+                later.wait(earlier)
 
     def kernel(self, name: str) -> Any:
         """A kernel of kernels/*.cu, compiled and loaded at its first use. Raises KernelError."""

@@ -12,6 +12,8 @@ from vidai.types import InputSpec
 if TYPE_CHECKING:
     from vidai.devices.cuda import CudaDevice
 
+_MOST_SHAPES = 16  # of inputs, whose outputs are kept
+
 
 class CudaSession:
     """Implements vidai.device.Session.
@@ -33,6 +35,8 @@ class CudaSession:
         """Queue a run; what follows on this session's lane sees its outputs. Raises ModelError."""
         outputs = self._outputs.get(data.shape)
         if outputs is None:
+            if len(self._outputs) == _MOST_SHAPES:
+                del self._outputs[next(iter(self._outputs))]  # the oldest
             shapes = self._engine.output_shapes(data.shape)
             outputs = self._outputs[data.shape] = [
                 self.device.empty(shape, spec.dtype)
