@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.simdriver.build import Missing, build
 from vidai.device import Device, open_device
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,21 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("no folder `shared` beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def simulated_driver() -> None:
+    """The simulated NVIDIA driver, built; where CI runs everything that it needs must be there."""
+    required = os.environ.get("CI") == "true"
+    for package in ("cuda", "PyNvVideoCodec"):
+        if find_spec(package) is None and not required:
+            pytest.skip(f"{package} is not installed: pip install 'vidai[test]'")
+    try:
+        build()
+    except Missing as missing:
+        if required:
+            raise
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")

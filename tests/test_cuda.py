@@ -9,19 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.simdriver.build import Missing, build
-
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.usefixtures("simulated_driver")
 @pytest.mark.parametrize("mode", ["strict", "deferred"])
 def test_the_cuda_device_on_the_simulated_driver(mode: str) -> None:
-    try:
-        build()
-    except Missing as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(missing))
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/cuda", "-p", "no:cacheprovider"],
         cwd=ROOT,

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,27 +22,16 @@ import numpy.typing as npt
 import pytest
 
 from tests import simdriver as sim
-from tests.simdriver.build import build, host_kernels
+from tests.simdriver.build import host_kernels
 from tests.surfaces import random_frame
 from vidai.devices.cpu import CpuDevice
 from vidai.ops.rgb import rgb
 
+pytestmark = pytest.mark.usefixtures("simulated_driver")
+
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
 PROBES = ROOT / "tests/simdriver/src/probe.cu"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _built() -> None:
-    """Where CI runs everything must be there."""
-    if find_spec("cuda") is None and os.environ.get("CI") != "true":
-        pytest.skip("cuda-core[cu13] is not installed")
-    try:
-        build()
-    except sim.Missing as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(missing))
 
 
 def run(*checks: Callable[[Gpu], None], **settings: int | str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +24,8 @@ import pytest
 
 from tests import simdriver as sim
 from tests.media import make_clip, moving_shapes, open_input, planes_of, to_frame
-from tests.simdriver.build import build
+
+pytestmark = pytest.mark.usefixtures("simulated_driver")
 
 ROOT = Path(__file__).parents[1]
 Samples = npt.NDArray[Any]
@@ -43,19 +43,6 @@ CLIPS: dict[str, tuple[str, dict[str, str], str, int, int, str]] = {
 ANNEX_B = {"H264": "h264_mp4toannexb", "HEVC": "hevc_mp4toannexb"}
 FRAMES = 24
 FORCE_IDR, IDR = 2, 3  # a flag of NVENC's, and its number of this type of picture
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _built() -> None:
-    """Where CI runs everything must be there."""
-    if find_spec("PyNvVideoCodec") is None and os.environ.get("CI") != "true":
-        pytest.skip("PyNvVideoCodec is not installed")
-    try:
-        build()
-    except sim.Missing as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")

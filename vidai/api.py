@@ -75,10 +75,17 @@ def run(
     and its precision is chosen. Nothing that exists is overwritten unless overwrite is true.
     Raises VidaiError.
     """
+    if str(report) == "-":
+        raise ConfigError("the report needs the name of a file: only records go to stdout as -")
     _check_distinct(output, records, report)
     config = load_config(pipeline)
     steps = steps_from(config.steps)
-    opened = open_device(device, strict_gpu=strict_gpu) if isinstance(device, str) else device
+    if isinstance(device, str):
+        opened = open_device(device, strict_gpu=strict_gpu)
+    elif strict_gpu and not device.strict:
+        raise ConfigError("strict_gpu comes too late for an open device: give it to open_device")
+    else:
+        opened = device
     with FileSource(input, start=start, end=end) as source, ExitStack() as undo:
         sinks: list[Sink] = []
         if records is not None:

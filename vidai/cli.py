@@ -216,8 +216,6 @@ def run(
 
     if options["output"] is None and options["records"] is None and options["report"] is None:
         raise click.UsageError("nothing to write: give OUTPUT, --records or --report")
-    if str(options["report"]) == "-":
-        raise click.UsageError("--report needs the name of a file: only --records - is stdout")
     with (
         terminal.download(quiet) as on_download,
         terminal.engine(quiet) as on_build,

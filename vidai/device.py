@@ -51,7 +51,10 @@ class Decoder(Protocol):
         ...
 
     def decode(self, packet: av.Packet[Any] | None) -> list[Frame]:
-        """Frames that this packet completes; None flushes. Damage is counted, not raised."""
+        """Frames that this packet completes; None flushes. Damage is counted, not raised.
+
+        Raises DecodeError where the decoder itself refuses to go on.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vidai
+from tests import simdriver
 from tests.cuda.conftest import BUDGET, SIMULATED, boxes_of, make_squares
 from tests.cuda.keep import Keep
 from tests.media import ORIENTATIONS, display_matrix, packet_bytes, video_times
@@ -21,6 +22,7 @@ from vidai.devices.cuda import CudaDevice
 from vidai.errors import DecodeError, EncodeError, TransferError
 from vidai.pipeline import Pipeline
 from vidai.steps import Overlay, Redact
+from vidai.transfers import Transfers
 
 CLIPS: dict[str, dict[str, Any]] = {
     "h264": {"options": {"crf": "4", "bf": "2"}},
@@ -71,6 +73,8 @@ def test_a_run_moves_no_picture_to_the_host(
     """The pictures that reach NVENC come back from the file, and all else of the source."""
     clip = make_squares(tmp_path / "in.mp4", frames=20, audio="aac")
     out, records = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    if SIMULATED:
+        simdriver.reset()
     report = vidai.run(
         *(clip, out),
         model=tiny_model,
@@ -97,18 +101,14 @@ def test_a_run_moves_no_picture_to_the_host(
     assert crossed["per_frame"]["device_to_device_bytes"] == 256 * 256 * 1.5
     assert crossed["total"]["device_waits"] == 0
     if SIMULATED:
-        expect_the_drivers_counts(gpu)
+        expect_the_drivers_counts(report.transfers)
 
 
-def expect_the_drivers_counts(gpu: CudaDevice) -> None:
+def expect_the_drivers_counts(transfers: Transfers) -> None:
     """What vidai says of copies between host and device is what the driver saw."""
-    from tests import simdriver
-
-    counters, total = simdriver.counters(), gpu.transfers
-    for ours, theirs in (("host_to_device", "h2d"), ("device_to_host", "d2h")):
-        setup = total.bytes["setup"] if ours == "host_to_device" else 0
-        # The device may have worked for tests before this one; the driver's counts began with it.
-        assert counters[f"{theirs}.bytes"] <= total.bytes[ours] + setup
+    counters, ours = simdriver.counters(), transfers.bytes
+    assert counters["d2h.bytes"] == ours["device_to_host"]
+    assert counters["h2d.bytes"] == ours["host_to_device"] + ours["setup"]
     biggest = max(width * rows for kind, width, rows, _ in simdriver.copies() if kind == "d2h")
     assert biggest < 256 * 256  # not even a luma plane
 
@@ -118,8 +118,6 @@ def expect_the_drivers_counts(gpu: CudaDevice) -> None:
 def test_nvenc_gets_the_very_pictures_that_the_cpu_draws(
     kind: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
 ) -> None:
-    from tests import simdriver
-
     clip = make_squares(tmp_path / "in.mkv", **CLIPS[kind])
     vidai.run(clip, tmp_path / "out.mp4", model=tiny_model, device=gpu, codec="hevc")
     truth, detector = Keep(), vidai.Detector(tiny_model, device="cpu")
@@ -428,3 +426,42 @@ def joined(folder: Path, parts: list[dict[str, Any]]) -> Path:
                     out.mux(packet)
             shift = max(times) + 3600
     return path
+
+
+def test_a_run_that_is_stopped_leaves_a_playable_part(
+    gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    clip, out = make_squares(tmp_path / "in.mp4", frames=200, audio="aac"), tmp_path / "out.mp4"
+
+    def stop_early(frame: vidai.Frame, _: vidai.Detections) -> vidai.Frame:
+        if frame.index == 10:
+            pipeline.stop()
+        return frame
+
+    pipeline = Pipeline(
+        str(clip),
+        vidai.Detector(tiny_model, device=gpu),
+        steps=[stop_early, Overlay()],
+        sinks=[vidai.VideoFile(out)],
+    )
+    report = pipeline.run()
+    assert report.interrupted
+    assert report.ledger.balanced
+    assert report.outputs == [str(tmp_path / "out.partial.mp4")]
+    assert 10 < report.frames < 100
+    assert len(video_times(tmp_path / "out.partial.mp4")) == report.frames
+    assert sorted(tmp_path.iterdir()) == [clip, tmp_path / "out.partial.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_truncated_file_gives_what_is_there(
+    suffix: str, gpu: CudaDevice, tmp_path: Path, tiny_model: Path
+) -> None:
+    whole = make_squares(tmp_path / f"whole{suffix}", frames=60, options={"crf": "4", "g": "10"})
+    clip = tmp_path / f"in{suffix}"
+    clip.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    out = tmp_path / "out.mp4"
+    report = vidai.run(clip, out, model=tiny_model, device=gpu)
+    assert report.ledger.balanced
+    assert 20 < report.frames < 60
+    assert len(video_times(out)) == report.frames

@@ -111,10 +111,12 @@ class Gpu:
         try:
             checked(driver.cuInit(0))
             count = int(checked(driver.cuDeviceGetCount()))
+            if not count:
+                raise RuntimeError("the driver shows none")
             if index >= count:
                 raise DeviceUnavailable(
-                    f"there is no cuda:{index}: this machine shows {count} GPUs to vidai, "
-                    f"cuda:0 to cuda:{count - 1}"
+                    f"there is no cuda:{index}: the last GPU that the driver shows is "
+                    f"cuda:{count - 1}"
                 )
             device = Device(index)
             device.set_current()

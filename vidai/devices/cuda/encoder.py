@@ -189,9 +189,9 @@ class NvEncoder:
         dtype = np.uint8 if self._bits == 8 else np.uint16
         blank = self._lane.empty((height * 3 // 2, width), dtype)
         encoder = self._open()
-        with video_errors(EncodeError, lambda: self._at(None)):
+        with video_errors(EncodeError, f"{self._info.name}: NVENC gives no headers"):
             made = [*encoder.Encode(_Picture(blank)), *encoder.EndEncode()]
-        (packet,) = self._filter.filter(av.Packet(made[0]["data"]))
+            (packet,) = self._filter.filter(av.Packet(made[0]["data"]))
         return bytes(packet)
 
     def add_to(self, container: OutputContainer) -> VideoStream:
@@ -250,8 +250,10 @@ class NvEncoder:
             extent = (1, 2, max(surface.width, surface.height) + 1)
             lane.launch("pad", extent, surface.y, *sizes)
         self._lane.after(lane)
-        made: list[dict[str, Any]] = self._encoder.Encode(_Picture(surface.owner))
-        lane.after(self._lane)  # NVENC's wrapper copies the picture: until then it must stay
+        try:
+            made: list[dict[str, Any]] = self._encoder.Encode(_Picture(surface.owner))
+        finally:
+            lane.after(self._lane)  # NVENC's wrapper copies the picture: until then it must stay
         return made
 
     def _fitting(self, frame: Frame) -> Frame:
