@@ -94,7 +94,7 @@ BAD = {
     "an output that exists": (["in.mp4", "kept.mp4"], "-y"),
     "records that exist": (["in.mp4", "--records", "kept.mp4"], "-y"),
     "a report that exists": (["in.mp4", "o.mp4", "--report", "kept.mp4"], "-y"),
-    "a report to stdout": (["in.mp4", "o.mp4", "--report", "-"], "--records"),
+    "a report to stdout": (["in.mp4", "o.mp4", "--report", "-"], "report needs"),
     "an unknown container": (["in.mp4", "o.xyz"], ".mkv"),
     "an unknown class": (["in.mp4", "o.mp4", "--classes", "dragon"], "dragon"),
     "an unknown model": (["in.mp4", "o.mp4", "--model", "yolox-nanno"], "yolox-nano"),
