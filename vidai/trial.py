@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing, suppress
-from itertools import chain, islice
 
 from vidai.detector import Detector
 from vidai.device import Device
 from vidai.errors import StreamError
 from vidai.precision import Detect, Precision, case_of, choose, receipt_path, variants
 from vidai.sources.file import FileSource
+from vidai.sources.media import STEP, every, frames_at
 from vidai.types import Frame
 
 FRAMES = 24
-# Video packets to read for one of them: keyframes are rarely further apart.
-PACKETS = 300
-STEP = 10  # frames from one to the next, where a file does not say how long it is
 
 Progress = Callable[[str, float], None]
 
@@ -94,25 +91,20 @@ def sample(
     begin, end = source.start or 0.0, source.end
     if source.info.duration is not None:
         end = min(end or source.info.duration, source.info.duration)
-    found: dict[int, Frame] = {}  # by pts: a short file has fewer than there are places
-    places = [begin] if end is None else [begin + n * (end - begin) / most for n in range(most)]
+    if end is None:
+        choice = every(STEP, FileSource(source.path, start=begin), device)
+    else:
+        places = [begin + n * (end - begin) / most for n in range(most)]
+        choice = frames_at(source, places, device)
+    found: dict[int, Frame] = {}  # by pts
     what = "taking frames to compare"
-    for done, place in enumerate(places):
-        progress(what, done / len(places))
-        with suppress(StreamError), closing(_frames(source, place, device)) as frames:
-            for frame in islice(islice(frames, 0, None, STEP), most // len(places)):
-                found[frame.pts] = frame
+    progress(what, 0)
+    with suppress(StreamError), closing(choice):
+        for frame in choice:
+            found[frame.pts] = frame
+            progress(what, len(found) / most)
+            if len(found) == most:
+                break
     progress(what, 1)
     sizes = [(frame.width, frame.height) for frame in found.values()]
     return [frame for frame, size in zip(found.values(), sizes, strict=True) if size == sizes[0]]
-
-
-def _frames(source: FileSource, start: float, device: Device) -> Generator[Frame, None, None]:
-    """Frames from that time on, in s, as far as the packets reach that are read for them."""
-    with FileSource(source.path, start=start, end=source.end) as part:
-        decoder = device.decoder(part.video, part.info)
-        packets = (packet for packet in part.packets() if packet.stream is part.video)
-        for packet in chain(islice(packets, PACKETS), (None,)):
-            for frame in decoder.decode(packet):
-                if part.keeps(frame.pts, frame.info.time_base):
-                    yield frame

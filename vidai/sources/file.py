@@ -6,13 +6,15 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -33,6 +35,7 @@ TOLERANCE = Fraction(1, 2)
 PROBED_PACKETS = 300  # packets to try for the first picture, which tells the display matrix
 # s before the time wanted, until a keyframe lies early enough.
 SEEK_BACK = (0, 0.5, 1, 2, 5, 10, 30)
+SIDE_DATA_KINDS = 64  # numbers that FFmpeg may give to a kind of side data; it uses half
 # s by which other streams may come ahead of the video in the file, when it is cut.
 LEAD = 10
 
@@ -49,6 +52,7 @@ class FileSource:
     video: PyAV's stream of the video, for a decoder. others: the streams that can be passed
     through (audio, subtitles, data, attachments). metadata, chapters: the container's.
     begin, until: start and end as pts in s, None where not given.
+    entry: pts in s of the keyframe that `packets` begins with, None where it is the top.
     damaged: how often reading failed; damage: what happened first, None while all is well.
 
     Raises ConfigError for a path or range that cannot work, DecodeError for a file without
@@ -84,8 +88,10 @@ class FileSource:
         self.chapters: list[Chapter] = self.container.chapters()
         self.others = [s for s in self.container.streams if _passable(s, bool(self.chapters))]
         self._first_pts: int | None = None  # of the keyframe to begin with
+        self.entry: Fraction | None = None
         if keyframe is not None:
             position, self._first_pts = keyframe
+            self.entry = self._first_pts * self.info.time_base
             self._seek(max(position - LEAD * av.time_base, 0) if self.others else position)
 
     def __enter__(self) -> FileSource:
@@ -283,6 +289,9 @@ def _describe(
             f"{path}: not one picture of its {context.codec.canonical_name} video can be decoded"
         )
     duration = container.duration
+    color = color_of(picture, pixel_format, height)
+    if context.codec.canonical_name == "mjpeg" and not color.range:
+        color = replace(color, range=2)  # JPEG has no other; FFmpeg leaves gray ones untagged
     return StreamInfo(
         name=path.name,
         codec=context.codec.canonical_name,
@@ -291,14 +300,41 @@ def _describe(
         pixel_format=pixel_format.name,
         time_base=video.time_base,
         frame_rate=video.average_rate or video.guessed_rate or None,
-        color=color_of(picture, pixel_format, height),
+        color=color,
         bit_depth=bit_depth(pixel_format),
         sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
         interlaced=frame is not None and frame.interlaced_frame,
-        display_matrix=display_matrix_of(frame) if frame else None,
+        display_matrix=_display_matrix(frame) if frame else None,
         start=float(origin),
         duration=duration / av.time_base if duration and duration > 0 else None,
     )
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """As `display_matrix_of`, also where the frame has side data that PyAV has no name for.
+
+    FFmpeg turns the orientation in a picture's EXIF into a display matrix and delivers both.
+    PyAV then reads no side data at all, so what it does not know is taken off first.
+    """
+    try:
+        return display_matrix_of(frame)
+    except ValueError:
+        pass
+    known = {kind.value for kind in SideData}
+    graph = av.filter.Graph()
+    source = last = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    for kind in set(range(SIDE_DATA_KINDS)) - known:
+        last.link_to(taker := graph.add("sidedata", f"mode=delete:type={kind}"))
+        last = taker
+    last.link_to(sink := graph.add("buffersink"))
+    graph.configure()
+    source.push(frame)
+    return display_matrix_of(cast(VideoFrame, sink.pull()))
 
 
 def _end_of(packet: av.Packet[Any]) -> int:
