@@ -12,12 +12,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.test_session import Graph
 from tests.tiny_model import write_constant_model, write_tiny_model
 from vidai.errors import DeviceUnavailable, ModelError
 from vidai.types import InputSpec
 
 pytest.importorskip("cuda.core")
 
+from vidai.devices.cuda import onnx_gpu
 from vidai.devices.cuda.engine import (
     EngineSettings,
     GpuInfo,
@@ -100,6 +102,30 @@ def test_without_any_engine_one_is_told_what_to_install(
     assert "TensorRT cannot be imported" in str(told.value)
     assert "the installed onnxruntime has no CUDA" in str(told.value)
     assert "pip install 'vidai[cuda]'" in str(told.value)
+
+
+def test_an_activation_before_an_fp8_quantiser_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the CPU device; the session that is opened for the GPU is opened on the CPU here."""
+    opened: list[Any] = []
+
+    class OnCpu(onnxruntime.InferenceSession):  # type: ignore[misc, unused-ignore]
+        def __init__(self, model: bytes, options: Any, providers: Any, **more: Any) -> None:
+            super().__init__(model, options, providers=["CPUExecutionProvider"], **more)
+            opened.append(self)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    graph = Graph("fp8", "float32")
+    model = graph.model(graph.quantised(graph.op("Relu", "x")))
+    onnx_gpu.open_engine(model, EngineSettings(8), GpuInfo(0, "none", (8, 9)))
+    x = np.zeros((1, 4, 8, 8), np.float32)
+    x[0, 0, 0, :3] = -1, 0, 2
+    (output,) = opened[0].run(None, {"x": x})
+    assert output[0, 0, 0, :3].tolist() == [0, 0, 2]
 
 
 def test_a_fixed_size_stays_in_every_profile() -> None:

@@ -12,6 +12,19 @@ import onnxruntime
 from vidai.device import Device
 from vidai.errors import ModelError
 
+# Optimisations of ONNX Runtime's after which a quantised model computes something else than its
+# file says: they take out a Relu or Clip before an FP8 quantiser, as if it cut at zero as uint8
+# does; quantise weights and biases that the file leaves in floating point; add quantisers, of
+# another type where int8 becomes uint8; merge two quantisers into a third. A model without
+# quantisers has none of them.
+UNFAITHFUL = (
+    "ReluQuantRewrite",
+    "ClipQuantRewrite",
+    "WeightBiasQuantization",
+    "QDQPropagationTransformer",
+    "DoubleQDQPairsRemover",
+)
+
 
 @contextmanager
 def onnx_errors(what: str) -> Iterator[None]:
@@ -35,7 +48,10 @@ class OnnxSession:
         options.log_severity_level = 3
         with onnx_errors("cannot load the model"):
             self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=UNFAITHFUL,
             )
         self._input = self._session.get_inputs()[0].name
 

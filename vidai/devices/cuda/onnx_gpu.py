@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from cuda.core import Stream
 
-from vidai.devices.cpu.session import onnx_errors
+from vidai.devices.cpu.session import UNFAITHFUL, onnx_errors
 from vidai.devices.cuda.engine import EngineSettings, GpuInfo, TensorSpec
 from vidai.errors import DeviceUnavailable, ModelError
 
@@ -99,7 +99,9 @@ def open_engine(model: bytes, settings: EngineSettings, gpu: GpuInfo) -> BoundEn
     options.log_severity_level = 3
     provider = (_PROVIDER, {"device_id": gpu.index, "use_tf32": 0})  # float32 is float32
     with onnx_errors(f"cannot load model {settings.name}"):
-        session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            model, options, providers=[provider], disabled_optimizers=UNFAITHFUL
+        )
     if session.get_providers()[0] != _PROVIDER:  # it falls back to the CPU and only logs it
         raise DeviceUnavailable(
             "onnxruntime-gpu cannot use the GPU: the CUDA or cuDNN that it was built for is missing"
