@@ -92,7 +92,8 @@ def iou(a: Array, b: Array) -> float:
     h = min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:
         return 0.0
-    return float(w * h / (areas[0] + areas[1] - w * h))
+    union = areas[0] + areas[1] - w * h
+    return float(w * h / union) if union > 0 else 0.0  # the areas of tiny boxes underflow
 
 
 def nms(boxes: Array, scores: Array, class_ids: Array, threshold: float) -> list[int]:

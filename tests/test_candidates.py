@@ -7,7 +7,7 @@ import pytest
 
 from tests import gold_detect
 from vidai.device import Device
-from vidai.ops.candidates import View, candidates
+from vidai.ops.candidates import Candidates, View, candidates
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SIZE = {"yolox": (96, 64), "centerface": (52, 36)}
@@ -45,7 +45,7 @@ def laid_out(array: Array, layout: str, dtype: Any) -> View:
 
 def run(
     device: Device, raw: dict[str, Array], layout: str, dtype: Any = np.float32, **kwargs: Any
-) -> tuple[Array, Array, Array]:
+) -> Candidates:
     views: dict[str, Any] = {name: laid_out(array, layout, dtype) for name, array in raw.items()}
     anchors, classes = raw["scores"].shape
     (found,) = candidates(device, pictures=1, anchors=anchors, classes=classes, **views, **kwargs)
@@ -53,18 +53,19 @@ def run(
 
 
 def expect_gold(
-    found: tuple[Array, Array, Array], raw: dict[str, Array], dtype: Any = np.float32, **kwargs: Any
+    found: Candidates, raw: dict[str, Array], dtype: Any = np.float32, **kwargs: Any
 ) -> None:
     """The result is that of plain NumPy on the same rounded numbers."""
     exact: dict[str, Any] = {n: array.astype(dtype).astype(float) for n, array in raw.items()}
     if "objectness" in exact:
         exact["objectness"] = exact["objectness"][:, 0]
     expected = gold_detect.candidates(**exact, **kwargs)
-    boxes, scores, class_ids = found
+    boxes, scores, class_ids, anchors = found
+    assert anchors.tolist() == [row[0] for row in expected]
     assert class_ids.tolist() == [row[1] for row in expected]
     np.testing.assert_allclose(scores, [row[2] for row in expected], rtol=1e-6)
     np.testing.assert_allclose(boxes, np.array([row[3] for row in expected]), rtol=2e-6, atol=3e-5)
-    assert [array.dtype.name for array in found] == ["float32", "float32", "int32"]
+    assert [array.dtype.name for array in found] == ["float32", "float32", "int32", "int32"]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -83,7 +84,7 @@ def test_agrees_with_numpy(
     conf = 0.4 if with_objectness or logits else 0.9
     how = {"coding": coding, "size": SIZE.get(coding, (97, 61)), "conf": conf, "logits": logits}
     found = run(device, raw, layout, dtype, **how)
-    assert 5 < len(found[1]) < len(raw["scores"])
+    assert 5 < len(found.scores) < len(raw["scores"])
     expect_gold(found, raw, dtype, **how)
 
 
@@ -96,23 +97,27 @@ def test_anchors_with_unusable_numbers_are_left_out(
     raw["boxes"][2, 1] = raw["boxes"][4, 3] = bad
     raw["scores"][6] = bad
     raw["boxes"][:, 0] = np.arange(9)
-    boxes, _, _ = run(device, raw, layout, coding="cxcywh", size=(64, 64), conf=0.5)
-    assert (boxes[:, 0] + 2).tolist() == [0, 1, 3, 5, 7, 8]
+    found = run(device, raw, layout, coding="cxcywh", size=(64, 64), conf=0.5)
+    assert (found.boxes[:, 0] + 2).tolist() == [0, 1, 3, 5, 7, 8]
+    assert found.anchors.tolist() == [0, 1, 3, 5, 7, 8]
 
 
 @pytest.mark.parametrize("layout", ["anchor-major", "channel-major"])
 def test_a_class_that_is_nan_does_not_win(device: Device, layout: str) -> None:
     raw = {"boxes": np.tile([0.0, 0, 4, 4], (2, 1)), "scores": np.array([[np.nan, 0.6, 0.7]] * 2)}
     raw["scores"][1] = 0.7, np.nan, 0.6
-    _, _, class_ids = run(device, raw, layout, coding="xyxy", size=(64, 64), conf=0.5)
-    assert class_ids.tolist() == [2, 0]
+    found = run(device, raw, layout, coding="xyxy", size=(64, 64), conf=0.5)
+    assert found.class_ids.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("layout", ["anchor-major", "channel-major"])
 def test_ties_go_to_the_lowest_class_and_the_first_anchor(device: Device, layout: str) -> None:
     raw = {"boxes": np.zeros((5, 4)), "scores": np.full((5, 4), 0.5)}
     raw["boxes"][:, 0] = np.arange(5)
-    boxes, scores, class_ids = run(device, raw, layout, coding="xyxy", size=(8, 8), conf=0.5)
+    boxes, scores, class_ids, anchors = run(
+        device, raw, layout, coding="xyxy", size=(8, 8), conf=0.5
+    )
+    assert anchors.tolist() == [0, 1, 2, 3, 4]
     assert boxes[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert class_ids.tolist() == [0] * 5
     assert scores.tolist() == [0.5] * 5  # a score of exactly conf is kept
@@ -124,15 +129,15 @@ def test_more_than_the_first_buffer_holds_are_all_found(device: Device, layout: 
     raw = {"boxes": rng.random((2600, 4)), "scores": rng.random((2600, 2))}
     how: dict[str, Any] = {"coding": "xyxy", "size": (8, 8), "conf": 0.1}
     found = run(device, raw, layout, **how)
-    assert len(found[1]) > 2000
+    assert len(found.scores) > 2000
     expect_gold(found, raw, **how)
 
 
 @pytest.mark.parametrize("layout", ["anchor-major", "channel-major"])
 def test_no_candidates_give_empty_arrays(device: Device, layout: str) -> None:
     raw = {"boxes": np.zeros((5, 4)), "scores": np.zeros((5, 2))}
-    boxes, scores, class_ids = run(device, raw, layout, coding="xyxy", size=(8, 8), conf=0.5)
-    assert (boxes.shape, scores.shape, class_ids.shape) == ((0, 4), (0,), (0,))
+    found = run(device, raw, layout, coding="xyxy", size=(8, 8), conf=0.5)
+    assert [array.shape for array in found] == [(0, 4), (0,), (0,), (0,)]
 
 
 def exp_float(device: Device, values: Array) -> Array:
@@ -142,7 +147,7 @@ def exp_float(device: Device, values: Array) -> Array:
     boxes[1] = values
     zeros = np.zeros((2, count), np.float32)
     zeros[1] = -(np.arange(count) + 0.5)  # centre every box on 0: its corners are ± half
-    ((found, _, _),) = candidates(
+    (found,) = candidates(
         device,
         pictures=1,
         anchors=count,
@@ -154,7 +159,7 @@ def exp_float(device: Device, values: Array) -> Array:
         size=(4 * count, 4),
         conf=0.5,
     )
-    return found[:, 2] / 2  # half the width is exp(v) * 2
+    return found.boxes[:, 2] / 2  # half the width is exp(v) * 2
 
 
 def test_the_kernels_exp_is_precise_to_two_parts_in_ten_million(device: Device) -> None:
@@ -180,7 +185,7 @@ def test_half_numbers_are_read_exactly(device: Device) -> None:
     finite = every[np.isfinite(every)]
     boxes = np.zeros((len(finite), 4), np.float16)
     boxes[:, 0] = finite
-    ((found, _, _),) = candidates(
+    (found,) = candidates(
         device,
         pictures=1,
         anchors=len(finite),
@@ -191,4 +196,4 @@ def test_half_numbers_are_read_exactly(device: Device) -> None:
         size=(8, 8),
         conf=0.5,
     )
-    assert found[:, 0].tobytes() == finite.astype(np.float32).tobytes()
+    assert found.boxes[:, 0].tobytes() == finite.astype(np.float32).tobytes()

@@ -48,6 +48,15 @@ def detect(
     )[n]
 
 
+def anchors(device: Device, model: Model, data: Array, conf: float) -> list[int]:
+    """Which of the first picture's anchors are candidates, best first."""
+    outputs = device.session(model.onnx).run(data)
+    found = model.candidates(device, outputs, (data.shape[3], data.shape[2]), conf)[0]
+    assert found.anchors.dtype == np.int32
+    assert found.anchors.shape == found.scores.shape
+    return list(map(int, found.anchors))
+
+
 def expect(
     found: Detections,
     rows: list[tuple[int, int, float, list[float]]],
@@ -151,6 +160,7 @@ def test_yolox_agrees_with_numpy(device: Device, tmp_path: Path) -> None:
     )
     found = detect(device, model, blank(width, height), conf=0.3, iou=0.2)
     expect(found, rows, iou=0.2, size=(width, height))
+    assert anchors(device, model, blank(width, height), 0.3) == [row[0] for row in rows]
 
 
 def ultralytics_metadata(count: int, **other: str) -> dict[str, str]:
@@ -188,6 +198,8 @@ def test_ultralytics_agrees_with_numpy(
     rows = gold_detect.candidates(raw[:, :4], raw[:, 4:], 0.8, "cxcywh", (width, height))
     found = detect(device, model, blank(width, height, dtype=dtype), conf=0.8)
     expect(found, rows, iou=0.45, size=(width, height))
+    data = blank(width, height, dtype=dtype)
+    assert anchors(device, model, data, 0.8) == [row[0] for row in rows]
 
 
 def test_a_stripped_ultralytics_export_is_known_by_its_layout(
@@ -202,8 +214,8 @@ def test_a_stripped_ultralytics_export_is_known_by_its_layout(
 @pytest.mark.parametrize("classes", [1, 4])
 def test_yolov5_agrees_with_numpy(device: Device, tmp_path: Path, classes: int) -> None:
     width, height = 96, 64
-    anchors = 3 * 126
-    boxes, scores = ultralytics_boxes(anchors, width, height), RNG.random((anchors, 1 + classes))
+    count = 3 * 126
+    boxes, scores = ultralytics_boxes(count, width, height), RNG.random((count, 1 + classes))
     output = np.hstack([boxes, scores])[None].astype(np.float32)
     write_constant_model(
         tmp_path / "m.onnx",
@@ -215,8 +227,10 @@ def test_yolov5_agrees_with_numpy(device: Device, tmp_path: Path, classes: int) 
     rows = gold_detect.candidates(
         raw[:, :4], raw[:, 5:], 0.6, "cxcywh", (width, height), objectness=raw[:, 4]
     )
-    found = detect(device, load_model(tmp_path / "m.onnx"), blank(width, height), conf=0.6)
+    model = load_model(tmp_path / "m.onnx")
+    found = detect(device, model, blank(width, height), conf=0.6)
     expect(found, rows, iou=0.45, size=(width, height))
+    assert anchors(device, model, blank(width, height), 0.6) == [row[0] for row in rows]
 
 
 @pytest.mark.parametrize("classes", [1, 80])
@@ -236,7 +250,9 @@ def test_end_to_end_exports_are_not_suppressed_again(
         input_dims=[1, 3, 64, 96],
         metadata=ultralytics_metadata(classes),
     )
-    found = detect(device, load_model(tmp_path / "m.onnx"), blank(96, 64))
+    model = load_model(tmp_path / "m.onnx")
+    assert anchors(device, model, blank(96, 64), 0.35) == [1, 2, 0]
+    found = detect(device, model, blank(96, 64))
     assert found.scores == pytest.approx([0.9, 0.8, 0.7])
     assert found.class_ids.tolist() == [0, classes - 1, 0]
     assert found.boxes.tolist() == [[10, 10, 30, 31], [50, 20, 70, 64], [10, 10, 30, 30]]
@@ -262,6 +278,7 @@ def test_d_fine_agrees_with_numpy(device: Device, tmp_path: Path) -> None:
     rows = gold_detect.candidates(points[0], logits[0], 0.7, "cxcywh-unit", (640, 640), logits=True)
     found = detect(device, model, blank(640, 640), conf=0.7)
     expect(found, rows, iou=None, size=(640, 640))
+    assert anchors(device, model, blank(640, 640), 0.7) == [row[0] for row in rows]
 
 
 def test_rf_detr_gives_the_classes_of_coco(device: Device, tmp_path: Path) -> None:
@@ -279,6 +296,7 @@ def test_rf_detr_gives_the_classes_of_coco(device: Device, tmp_path: Path) -> No
     rows = [(a, CATEGORIES[c], s, b) for a, c, s, b in rows if CATEGORIES[c] >= 0]
     found = detect(device, model, blank(560, 560), conf=0.7)
     expect(found, rows, iou=None, size=(560, 560))
+    assert anchors(device, model, blank(560, 560), 0.7) == [row[0] for row in rows]
     assert found.name(int(found.class_ids[0])) == "toothbrush"
 
 
@@ -290,7 +308,10 @@ def test_coco_categories_name_what_coco_names() -> None:
     ]
 
 
-def test_centerface_agrees_with_numpy_at_any_size(device: Device, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_centerface_agrees_with_numpy_at_any_size(
+    device: Device, tmp_path: Path, dtype: str
+) -> None:
     width, height = 64, 96
     outputs = {
         "heat": RNG.random((1, 1, 24, 16)),
@@ -298,21 +319,55 @@ def test_centerface_agrees_with_numpy_at_any_size(device: Device, tmp_path: Path
         "offsets": RNG.normal(0, 0.5, (1, 2, 24, 16)),
         "landmarks": RNG.random((1, 10, 24, 16)),
     }
-    outputs = {name: array.astype(np.float32) for name, array in outputs.items()}
+    outputs = {name: array.astype(dtype) for name, array in outputs.items()}
     write_constant_model(
         tmp_path / "m.onnx",
         outputs,
         input_dims=[10, 3, 32, 32],
+        input_dtype=dtype,
         dims={name: [10, array.shape[1], 8, 8] for name, array in outputs.items()},
     )
     model = load_model(tmp_path / "m.onnx")
     assert (model.names, model.max_batch, model.spec.width) == (("face",), None, 0)
     heat, sizes, offsets = (
-        outputs[name][0].reshape(-1, 384).T for name in ("heat", "sizes", "offsets")
+        outputs[name][0].reshape(-1, 384).T.astype(float) for name in ("heat", "sizes", "offsets")
     )
     rows = gold_detect.candidates(sizes, heat, 0.6, "centerface", (width, height), offsets=offsets)
-    found = detect(device, model, blank(width, height), conf=0.6, iou=0.3)
+    data = blank(width, height, dtype=dtype)
+    found = detect(device, model, data, conf=0.6, iou=0.3)
     expect(found, rows, iou=0.3, size=(width, height))
+    assert anchors(device, model, data, 0.6) == [row[0] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("family", "shapes"),
+    [
+        ("centerface", {c: (1, n, 16, 24) for c, n in zip("abcd", (1, 2, 2, 10), strict=True)}),
+        ("detr", {"logits": (1, 40, 80), "pred_boxes": (1, 40, 4)}),
+        ("torchvision", {"boxes": (9, 4), "labels": (9,), "scores": (9,)}),
+        ("ultralytics", {"output0": (1, 84, 126)}),
+        ("ultralytics", {"output0": (1, 126 * 3, 85)}),
+        ("ultralytics", {"output0": (1, 300, 6)}),
+        ("yolox", {"output": (1, 126, 85)}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_pictures_have_the_dtype_of_the_file(
+    family: str, shapes: dict[str, tuple[int, ...]], dtype: str, device: Device, tmp_path: Path
+) -> None:
+    write_constant_model(
+        tmp_path / "m.onnx",
+        {
+            name: np.zeros(shape, np.int64 if name == "labels" else dtype)
+            for name, shape in shapes.items()
+        },
+        input_dims=[1, 3, 64, 96],
+        input_dtype=dtype,
+        metadata=ultralytics_metadata(80) if family == "ultralytics" else None,
+    )
+    model = load_model(tmp_path / "m.onnx", family=family)
+    assert model.spec.dtype == dtype
+    assert len(detect(device, model, blank(96, 64, dtype=model.spec.dtype))) == 0
 
 
 # Files that do not fit.

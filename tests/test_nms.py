@@ -74,7 +74,7 @@ def test_places_as_plain_numpy_does(
     boxes, class_ids = table[:, :4], table[:, 4].astype(np.int32)
     scores = np.linspace(0.9, 0.1, len(table)).astype(np.float32)
     placement, picture = Placement(*numbers), (160, 90)
-    found = place((boxes, scores, class_ids), placement, picture, iou)
+    found = place(boxes, scores, class_ids, placement, picture, iou)
 
     kept = np.arange(len(table))
     if iou is not None:

@@ -55,6 +55,10 @@ def test_labels_are_cocos_categories(
     model = load_model(path)
     assert isinstance(model, Torchvision)
     assert (model.names, model.max_batch) == (COCO, 1)
+    raw = [ROWS[name] for name in order]
+    (candidates,) = model.candidates(device, raw, (96, 64), 0.35)
+    assert candidates.anchors.tolist() == [1, 2, 0]
+    assert candidates.anchors.dtype == np.int32
     found = detect(path, device)
     assert [found.name(i) for i in found.class_ids] == ["person", "toothbrush", "person"]
     assert found.boxes.tolist() == [[9, 8, 24, 40], [50, 20, 70, 64], [8, 8, 24, 40]]

@@ -194,6 +194,6 @@ def test_a_crowded_picture_is_gone_through_once_the_room_is_known(gpu: CudaDevic
             size=(64, 64),
             conf=0.25,
         )
-        assert len(found[1]) == anchors
+        assert len(found.scores) == anchors
         calls.append(gpu.transfers.since(before).calls["device_to_host"])
     assert calls == [2, 1, 1]

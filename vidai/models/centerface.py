@@ -28,7 +28,7 @@ def load(file: OnnxFile) -> Model:
     dims[file.inputs[0].name] = ("N", 3, "H", "W")
     return CenterFace(
         name=file.name,
-        spec=InputSpec(0, 0, place="stretch", multiple=32, longest=960),
+        spec=InputSpec(0, 0, place="stretch", dtype=file.dtype, multiple=32, longest=960),
         names=("face",),
         onnx=file.with_symbolic_dims(dims),
     )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vidai.device import Device
 from vidai.models.coco import CATEGORIES, COCO
@@ -79,16 +78,15 @@ class Detr(Model):
             size=size,
             conf=conf,
         )
-        return [_named(*picture) for picture in found] if classes == len(CATEGORIES) else found
+        return [_named(picture) for picture in found] if classes == len(CATEGORIES) else found
 
 
-def _named(
-    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]
-) -> Candidates:
+def _named(found: Candidates) -> Candidates:
     """COCO's category ids as numbers of its 80 classes, without those of no class."""
+    boxes, scores, ids, anchors = found
     class_ids = np.array(CATEGORIES, np.int32)[ids]
     known = class_ids >= 0
-    return boxes[known], scores[known], class_ids[known]
+    return Candidates(boxes[known], scores[known], class_ids[known], anchors[known])
 
 
 def _outputs(file: OnnxFile) -> tuple[int, int] | None:

@@ -39,8 +39,7 @@ class Model(ABC):
     def candidates(
         self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float
     ) -> list[Candidates]:
-        """For each picture of the batch boxes in model px, scores and class ids, best first, as
-        `vidai.ops.candidates` returns them."""
+        """What each picture of the batch may show, with a score of at least `conf`."""
 
     def detections(
         self,
@@ -76,11 +75,12 @@ class Model(ABC):
         iou: float,
         classes: frozenset[int] | None,
     ) -> Detections:
+        boxes, scores, class_ids, _ = candidates
         if classes is not None:
-            wanted = np.isin(candidates[2], list(classes))
-            boxes, scores, class_ids = candidates
-            candidates = boxes[wanted], scores[wanted], class_ids[wanted]
-        shown = place(candidates, placement, picture, iou if self.overlapping else None)
+            wanted = np.isin(class_ids, list(classes))
+            boxes, scores, class_ids = boxes[wanted], scores[wanted], class_ids[wanted]
+        limit = iou if self.overlapping else None
+        shown = place(boxes, scores, class_ids, placement, picture, limit)
         return Detections(*shown, self.names)
 
 

@@ -84,7 +84,8 @@ class Torchvision(Model):
         class_ids = _numbers(labels) if self.by_category else labels
         kept = np.isfinite(boxes).all(axis=1) & (scores >= np.float32(conf)) & (class_ids >= 0)
         order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]
-        return [(boxes[order], scores[order], class_ids[order].astype(np.int32))]
+        class_ids = class_ids[order].astype(np.int32)
+        return [Candidates(boxes[order], scores[order], class_ids, order.astype(np.int32))]
 
 
 def _numbers(labels: Any) -> Any:

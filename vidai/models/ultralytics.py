@@ -120,6 +120,7 @@ class EndToEnd(Model):
 
 
 def _finished(rows: npt.NDArray[np.float32], conf: float) -> Candidates:
-    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] >= np.float32(conf))]
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)
+    kept = np.flatnonzero(np.isfinite(rows).all(axis=1) & (rows[:, 4] >= np.float32(conf)))
+    order = kept[np.argsort(-rows[kept, 4], kind="stable")].astype(np.int32)
+    rows = rows[order]
+    return Candidates(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32), order)

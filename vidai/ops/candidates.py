@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vidai.device import Device
-
-# boxes (K, 4), scores (K,), class ids (K,) of one picture.
-Candidates = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
 # Their order is the kernel's enum.
 CODINGS = ("xyxy", "cxcywh", "cxcywh-unit", "yolox", "centerface")
@@ -19,6 +16,20 @@ CODINGS = ("xyxy", "cxcywh", "cxcywh-unit", "yolox", "centerface")
 _COLUMNS = 7  # of the kernel's rows: anchor, class, score, x1, y1, x2, y2
 _ROOM = 256  # rows (7 KB) that suffice for nearly every picture
 _rooms: dict[tuple[str, int], int] = {}  # that were needed, by device name and anchors
+
+
+class Candidates(NamedTuple):
+    """What a model may have found in one picture, best first.
+
+    boxes: (K, 4) float32 x1 y1 x2 y2 in model px. scores: (K,) float32, 0–1. class_ids: (K,)
+    int32. anchors: (K,) int32, which of the model's anchors, queries or rows each one is: with
+    them two versions of a model are compared number by number.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int32]
+    anchors: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,8 @@ def candidates(
 ) -> list[Candidates]:
     """For each picture the anchors whose best class scores at least `conf`, on the host.
 
-    Returns, best first, boxes (K, 4) float32 x1 y1 x2 y2 in model px, not clipped; scores (K,)
-    float32; class_ids (K,) int32. Equal scores keep the order of their anchors, equal classes the
-    lowest number. Anchors whose box or best score is NaN or infinite are left out.
+    Boxes are not clipped. Equal scores keep the order of their anchors, equal classes the lowest
+    number. Anchors whose box or best score is NaN or infinite are left out.
 
     All views have one dtype. The score is that of the class, times the objectness where
     there is one (which alone must reach `conf` too: both are 0–1); logits: both pass
@@ -100,8 +110,9 @@ def candidates(
 
 
 def _sorted(rows: npt.NDArray[np.float32]) -> Candidates:
-    rows = rows[np.lexsort((rows[:, 0], -rows[:, 2]))]
-    return rows[:, 3:], rows[:, 2], rows[:, 1].astype(np.int32)
+    rows = rows.take(np.lexsort((rows[:, 0], -rows[:, 2])), axis=0)
+    class_ids, anchors = rows[:, 1].astype(np.int32), rows[:, 0].astype(np.int32)
+    return Candidates(rows[:, 3:], rows[:, 2], class_ids, anchors)
 
 
 def _arguments(view: View | None) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vidai.native import load_kernels
-from vidai.ops.candidates import Candidates
 from vidai.types import Placement
 
 _POINTER = ctypes.c_void_p
@@ -43,14 +42,18 @@ def nms(
 
 
 def place(
-    candidates: Candidates, placement: Placement, picture: tuple[int, int], iou: float | None
-) -> Candidates:
-    """Candidates of one picture (best first, boxes in model px) as what the picture shows.
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    placement: Placement,
+    picture: tuple[int, int],
+    iou: float | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Candidates of one picture as what it shows: boxes (K, 4), scores (K,), class_ids (K,).
 
-    Suppressed as in `nms` where iou is given; boxes in the picture's px, clipped to its (width,
-    height); what is empty then is dropped. The order stays.
+    Given best first, with boxes in model px. Suppressed as in `nms` where iou is given; then boxes
+    in the picture's px, clipped to its (width, height). What is empty is dropped, the order stays.
     """
-    boxes, scores, class_ids = candidates
     count = len(scores)
     out_boxes, out_scores = np.empty((count, 4), np.float32), np.empty(count, np.float32)
     out_ids = np.empty(count, np.int32)
