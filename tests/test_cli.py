@@ -11,6 +11,7 @@ import time
 import wave
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -18,6 +19,7 @@ from tests.media import make_clip, video_times
 from tests.squares import squares_clip
 from vidai import terminal
 from vidai.cli import cli
+from vidai.quantization.record import METADATA_KEY, LayerRecord, QuantizationRecord
 from vidai.report import Report
 
 
@@ -109,8 +111,9 @@ BAD = {
     "a start behind the file": (["in.mp4", "o.mp4", "--start", "99"], "99"),
     "nothing to write": (["in.mp4"], "--records"),
     "a confidence of 2": (["in.mp4", "o.mp4", "--conf", "2"], "--conf"),
-    "a precision that is none": (["in.mp4", "o.mp4", "--precision", "int8"], "fp16"),
-    "a precision that is not in the model": (["in.mp4", "o.mp4", "--precision", "fp8"], "Q/DQ"),
+    "a precision that is none": (["in.mp4", "o.mp4", "--precision", "int4"], "int8"),
+    "no FP8 in the model": (["in.mp4", "o.mp4", "--precision", "fp8"], "`vidai quantize`"),
+    "no INT8 in the model": (["in.mp4", "o.mp4", "--precision", "int8"], "`vidai quantize`"),
     "a time that is none": (["in.mp4", "o.mp4", "--start", "noon"], "noon"),
 }
 
@@ -370,6 +373,60 @@ def test_models_info_describes_a_file(tiny_model: Path) -> None:
     assert result.exit_code == 0
     assert "yolox" in result.stdout
     assert "red" in result.stdout
+
+
+def test_models_info_tells_what_became_of_a_quantised_model(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    record = QuantizationRecord(
+        model="tiny",
+        sha256="a1" * 32,
+        precision="fp8",
+        rest="float16",
+        target=0.98,
+        f1=0.97518,
+        conf=0.35,
+        frames={"calibrate": 40, "search": 41, "prove": 1042},
+        boxes=2310,
+        calibration="c3" * 32,
+        share=0.8765,
+        layers=(
+            LayerRecord("stem", "Conv", 250, "fp16", "damages most", 0.0312),
+            LayerRecord("a/long/name", "Conv", 700, "fp8", "", 1.234e-05, centred=True),
+            LayerRecord("attention", "MatMul", 50, "fp16", "both inputs are pictures"),
+        ),
+        curve=(),
+    )
+    network = onnx.load(tiny_model)
+    network.metadata_props.add(key=METADATA_KEY, value=record.to_metadata())
+    onnx.save(network, tmp_path / "tiny-fp8.onnx")
+    result = vidai("models", "info", tmp_path / "tiny-fp8.onnx")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-10:] == [
+        "quantised fp8, the rest float16: 87.6 % of the work that can be",
+        f"made from tiny, sha256 {'a1' * 32}",
+        "target    F1 0.98: not reached",
+        "proof     F1 0.9752 with the model as it was, which finds 2,310 objects of score 0.35 or "
+        "more in 1,042 frames that were used for nothing else",
+        f"pictures  40 to calibrate, sha256 {'c3' * 32}; 41 others to choose the layers",
+        "",
+        "layer        op      precision    work   damage  why not",
+        "stem         Conv    fp16       25.0 %    0.031  damages most",
+        "a/long/name  Conv    fp8        70.0 %  1.2e-05",
+        "attention    MatMul  fp16        5.0 %        -  both inputs are pictures",
+    ]
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"model": "tiny"}'])
+def test_a_record_that_nobody_can_read_is_left_out(
+    kept: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    network = onnx.load(tiny_model)
+    network.metadata_props.add(key=METADATA_KEY, value=kept)
+    onnx.save(network, tmp_path / "tiny.onnx")
+    result = vidai("models", "info", tmp_path / "tiny.onnx")
+    assert result.exit_code == 0
+    assert result.stdout == vidai("models", "info", tiny_model).stdout
 
 
 def test_probe_tells_what_is_there_and_what_will_be_done(tmp_path: Path) -> None:

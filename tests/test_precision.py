@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -303,32 +304,84 @@ def test_a_half_model_has_one_variant(tmp_path: Path) -> None:
     assert make() is model
 
 
-@pytest.mark.parametrize("zero", ["initializer", "constant", "output_dtype"])
-@pytest.mark.parametrize("eight", [True, False])
-def test_a_model_quantised_to_fp8_is_only_that(tiny_model: Path, zero: str, eight: bool) -> None:
-    kind = TensorProto.FLOAT8E4M3FN if eight else TensorProto.INT8
-    point = helper.make_tensor("zero", kind, [], [0])
-    inputs = ["images", "scale"] + ["zero"] * (zero != "output_dtype")
-    how = {"output_dtype": kind} if zero == "output_dtype" else {}
-    nodes = [
-        helper.make_node("QuantizeLinear", inputs, ["quantised"], **how),
-        helper.make_node("DequantizeLinear", ["quantised", "scale"], ["output"]),
-    ]
-    if zero == "constant":
-        nodes.insert(0, helper.make_node("Constant", [], ["zero"], value=point))
-    value = helper.make_tensor_value_info
+TYPES = {
+    "fp8": TensorProto.FLOAT8E4M3FN,
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int16": TensorProto.INT16,
+}
+
+
+def quantised(
+    tiny_model: Path, *pairs: tuple[str, str], dtype: Literal["float32", "float16"] = "float32"
+) -> Model:
+    """A model of Q/DQ pairs, each of a type and how the type is told, "" where it is not."""
+    rest = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    weights = [helper.make_tensor("scale", rest, [], [0.5])]
+    nodes: list[onnx.NodeProto] = []
+    last = "images"
+    for n, (kind, told) in enumerate(pairs):
+        point = helper.make_tensor(f"zero{n}", TYPES[kind], [], [0])
+        inputs = [last, "scale", *([point.name] if told in ("initializer", "constant") else [])]
+        how = {"output_dtype": TYPES[kind]} if told == "output_dtype" else {}
+        if told == "constant":
+            nodes.append(helper.make_node("Constant", [], [point.name], value=point))
+        if told == "initializer":
+            weights.append(point)
+        last = f"numbers{n}"
+        nodes += [
+            helper.make_node("QuantizeLinear", inputs, [f"codes{n}"], **how),
+            helper.make_node("DequantizeLinear", [f"codes{n}", "scale"], [last]),
+        ]
+    value, shape = helper.make_tensor_value_info, [1, 3, 128, 128]
     graph = helper.make_graph(
-        nodes,
-        "quantised",
-        [value("images", TensorProto.FLOAT, [1, 3, 128, 128])],
-        [value("output", TensorProto.FLOAT, [1, 3, 128, 128])],
-        [helper.make_tensor("scale", TensorProto.FLOAT, [], [0.5])]
-        + [point] * (zero == "initializer"),
+        nodes, "quantised", [value("images", rest, shape)], [value(last, rest, shape)], weights
     )
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.checker.check_model(network)
-    model = replace(load_model(tiny_model), onnx=network.SerializeToString())
-    assert list(variants(model)) == (["fp8"] if eight else ["fp32", "fp16"])
+    model = load_model(tiny_model)
+    return replace(model, onnx=network.SerializeToString(), spec=replace(model.spec, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("told", ["initializer", "constant", "output_dtype"])
+@pytest.mark.parametrize(("kind", "only"), [("fp8", "fp8"), ("int8", "int8"), ("uint8", "int8")])
+def test_a_quantised_model_is_only_that(
+    tiny_model: Path, kind: str, only: str, told: str, dtype: Literal["float32", "float16"]
+) -> None:
+    model = quantised(tiny_model, (kind, told), dtype=dtype)
+    ((precision, make),) = variants(model).items()
+    assert precision == only
+    assert make() is model
+
+
+def test_a_quantiser_that_names_no_type_gives_bytes(tiny_model: Path) -> None:
+    """As the operator's definition says: uint8."""
+    assert list(variants(quantised(tiny_model, ("uint8", "")))) == ["int8"]
+
+
+@pytest.mark.parametrize("told", ["initializer", "constant", "output_dtype"])
+def test_sixteen_bits_are_not_eight(tiny_model: Path, told: str) -> None:
+    assert list(variants(quantised(tiny_model, ("int16", told)))) == ["fp32", "fp16"]
+
+
+@pytest.mark.parametrize("kinds", [("fp8", "int8"), ("int8", "fp8")])
+def test_a_model_with_both_needs_what_fp8_needs(tiny_model: Path, kinds: tuple[str, str]) -> None:
+    model = quantised(tiny_model, *((kind, "initializer") for kind in kinds))
+    assert list(variants(model)) == ["fp8"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_bytes_that_only_store_weights_are_no_precision(tmp_path: Path, dtype: str) -> None:
+    """They are made numbers again before anything is computed with them."""
+    write_tiny_model(tmp_path / "tiny.onnx", dtype=dtype)
+    model = load_model(tmp_path / "tiny.onnx")
+    network = onnx.load_from_string(model.onnx)
+    network.graph.initializer.append(helper.make_tensor("codes", TensorProto.INT8, [2], [1, 2]))
+    network.graph.initializer.append(helper.make_tensor("step", TensorProto.FLOAT, [], [0.5]))
+    network.graph.node.append(helper.make_node("DequantizeLinear", ["codes", "step"], ["stored"]))
+    stored = replace(model, onnx=network.SerializeToString())
+    assert list(variants(stored)) == list(variants(model))
 
 
 # On the user's own video.
@@ -487,10 +540,12 @@ def test_a_model_that_has_one_precision_needs_no_trial(
 
 
 def test_a_precision_that_a_model_cannot_have_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tiny cannot run in fp8, only in fp32 and fp16: quantise"):
-        Detector(tiny_model, device="cpu", precision="fp8")
+    for precision in ("fp8", "int8"):
+        said = f"tiny cannot run in {precision}, only in fp32 and fp16: make one with `vidai quant"
+        with pytest.raises(ModelError, match=said):
+            Detector(tiny_model, device="cpu", precision=precision)
     write_tiny_model(tmp_path / "half.onnx", dtype="float16")
-    with pytest.raises(ModelError, match="half cannot run in fp32, only in fp16"):
+    with pytest.raises(ModelError, match=r"half cannot run in fp32, only in fp16$"):
         Detector(tmp_path / "half.onnx", device="cpu", precision="fp32")
-    with pytest.raises(ConfigError, match="no precision 'int8': use auto, fp32, fp16, fp8"):
-        Detector("a model that is not looked for", device="cpu", precision="int8")
+    with pytest.raises(ConfigError, match="no precision 'int4': use auto, fp32, fp16, fp8, int8"):
+        Detector("a model that is not looked for", device="cpu", precision="int4")

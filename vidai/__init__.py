@@ -12,6 +12,7 @@ from vidai.api import detect, run
 from vidai.detector import Detector
 from vidai.device import open_device
 from vidai.errors import VidaiError
+from vidai.evaluation import Evaluation, evaluate
 from vidai.pipeline import Pipeline
 from vidai.report import Report
 from vidai.sinks.jsonl import JsonLines
@@ -25,6 +26,7 @@ __version__ = version("vidai")
 __all__ = [
     "Detections",
     "Detector",
+    "Evaluation",
     "FileSource",
     "Frame",
     "JsonLines",
@@ -35,6 +37,7 @@ __all__ = [
     "VidaiError",
     "VideoFile",
     "detect",
+    "evaluate",
     "open_device",
     "run",
 ]

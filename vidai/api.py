@@ -61,9 +61,9 @@ def run(
 
     output: annotated video (.mp4, .mov, .mkv, .webm), None to draw and encode nothing.
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
-    conf, iou and classes override what it says. precision: "fp32", "fp16", "fp8", or "auto",
-    the default on a GPU: the fastest that finds the same in frames of this file, measured at
-    the first run there; on the CPU the default is the model as it is, and others are for
+    conf, iou and classes override what it says. precision: "fp32", "fp16", "fp8", "int8", or
+    "auto", the default on a GPU: the fastest that finds the same in frames of this file, measured
+    at the first run there; on the CPU the default is the model as it is, and others are for
     comparing, not for speed. records: one JSON line a frame. report: the returned report as
     JSON, also when the run fails midway. codec: "h264", "hevc", "av1";
     quality: its CRF, lower is better; preset, bframes: the encoder's own. start, end: seconds

@@ -38,7 +38,7 @@ class Detector:
     model: a catalog name (`vidai models list`), the path of an ONNX file, or a loaded
     Model. conf: least score, 0–1. iou: overlap above which the weaker of two boxes of one
     class is dropped, 0–1. classes: names or numbers to keep, None for all. precision: "fp32",
-    "fp16" or "fp8"; "auto", the default on a GPU, is what `vidai.run` has found to be the
+    "fp16", "fp8" or "int8"; "auto", the default on a GPU, is what `vidai.run` has found to be the
     fastest there, and the model as it is where it has not run yet; on the CPU the default is
     the model as it is, and others are for comparing, not for speed. download: called with
     bytes done and in all while a catalog model is fetched; build: with what is done and how

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,11 @@ from vidai.models.model import Model
 from vidai.resources import cache_folder
 from vidai.types import Detections, Frame
 
-PRECISIONS = ("fp32", "fp16", "fp8")
+if TYPE_CHECKING:
+    import onnx
+
+PRECISIONS = ("fp32", "fp16", "fp8", "int8")
+QUANTIZED = PRECISIONS[2:]  # by Q/DQ nodes that a file comes with
 IOU = 0.5  # from which on two boxes are the same object
 TARGET = 0.98  # least F1 against the reference
 FEWEST_BOXES = 20  # of the reference: with fewer, one box would decide
@@ -105,8 +109,8 @@ class PrecisionReceipt:
                 f"{subject}{faster:.1f} × as fast as {first.precision}, boxes agree "
                 f"{trial.agreement or 0:.3f} on {self.frames} frames of yours"
             )
-        if not any(trial.precision == "fp8" for trial in self.trials):
-            said.append("fp8 not tried: the model has no FP8 nodes")
+        if not any(trial.precision in QUANTIZED for trial in self.trials):
+            said.append("fp8 and int8 not tried: the model is not quantised")
         return "; ".join(said)
 
     def save(self, path: Path) -> None:
@@ -208,11 +212,11 @@ def _read(path: Path) -> PrecisionReceipt | None:
 def variants(model: Model) -> dict[str, Callable[[], Model]]:
     """How to make the model in each precision that it can have, as it was given first.
 
-    A model with FP8 nodes is only "fp8" and a float16 one only "fp16": what they were made
+    A quantised model is only "fp8" or "int8" and a float16 one only "fp16": what they were made
     from is not in the file. "fp16" may raise ModelError, when it is made.
     """
-    if _has_fp8(model):
-        return {"fp8": lambda: model}
+    if (quantized := _quantization(model)) is not None:
+        return {quantized: lambda: model}
     if model.spec.dtype == "float16":
         return {"fp16": lambda: model}
     return {"fp32": lambda: model, "fp16": lambda: half(model)}
@@ -223,13 +227,14 @@ def variant(model: Model, precision: str) -> Model:
     made = variants(model)
     if precision not in made:
         only = " and ".join(made)
-        hint = ": quantise it first, with Q/DQ nodes of FLOAT8E4M3FN" if precision == "fp8" else ""
+        hint = ": make one with `vidai quantize`" if precision in QUANTIZED else ""
         raise ModelError(f"model {model.name} cannot run in {precision}, only in {only}{hint}")
     return made[precision]()
 
 
-def _has_fp8(model: Model) -> bool:
-    """Whether a quantisation of the model gives FLOAT8E4M3FN."""
+def _quantization(model: Model) -> str | None:
+    """Which precision the model's Q/DQ nodes give: "fp8" where any has FLOAT8E4M3FN, "int8" where
+    a QuantizeLinear has INT8 or UINT8; None where the layers compute in floating point only."""
     try:
         import onnx
     except ImportError as error:
@@ -238,20 +243,33 @@ def _has_fp8(model: Model) -> bool:
             f"pip install 'vidai[cuda]'"
         ) from error
     graph = onnx.load_from_string(model.onnx).graph
-    eight = onnx.TensorProto.FLOAT8E4M3FN
-    types = {weights.name: weights.data_type for weights in graph.initializer}
+    types = {"": onnx.TensorProto.UINT8}  # of a zero point that is left out
+    types |= {weights.name: weights.data_type for weights in graph.initializer}
     types |= {
         node.output[0]: attribute.t.data_type
         for node in graph.node
         for attribute in node.attribute
         if node.op_type == "Constant" and attribute.name == "value"
     }
-    return any(
-        eight in (types.get(name) for name in node.input)
-        or any(a.name == "output_dtype" and a.i == eight for a in node.attribute)
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    made = {_codes(node, types) for node in quantizers}
+    stored = {
+        types.get(name)
         for node in graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-    )
+        for name in node.input
+        if node.op_type == "DequantizeLinear"
+    }
+    if onnx.TensorProto.FLOAT8E4M3FN in made | stored:
+        return "fp8"
+    return "int8" if made & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8} else None
+
+
+def _codes(quantizer: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
+    """The type of what a QuantizeLinear gives; None where it cannot be told."""
+    for attribute in quantizer.attribute:
+        if attribute.name == "output_dtype" and attribute.i:
+            return int(attribute.i)
+    return types.get(quantizer.input[2] if len(quantizer.input) > 2 else "")
 
 
 def choose(
@@ -333,27 +351,35 @@ def _refusal(boxes: int, agreement: float, target: float) -> str | None:
     return None
 
 
-def f1(reference: Sequence[Detections], other: Sequence[Detections]) -> float:
-    """Agreement, 0–1, on the same frames: matches of one class at IoU ≥ 0.5, each used once.
+class Match(NamedTuple):
+    """Two boxes that show the same object, by their places in their detections."""
 
-    The other's boxes choose, best score first, the free box they overlap most. 1 where neither
-    finds anything.
-    """
-    matched = sum(_matches(a, b) for a, b in zip(reference, other, strict=True))
+    reference: int
+    other: int
+    iou: float
+
+
+def f1(reference: Sequence[Detections], other: Sequence[Detections]) -> float:
+    """Agreement, 0–1, on the same frames, by `matches`. 1 where neither finds anything."""
+    matched = sum(len(matches(a, b)) for a, b in zip(reference, other, strict=True))
     total = sum(map(len, reference)) + sum(map(len, other))
     return 2 * matched / total if total else 1.0
 
 
-def _matches(reference: Detections, other: Detections) -> int:
+def matches(reference: Detections, other: Detections) -> list[Match]:
+    """Boxes of one frame in pairs of one class at IoU ≥ 0.5, each used once.
+
+    The other's boxes choose, best score first, the free box they overlap most.
+    """
     overlap = _iou(other.boxes, reference.boxes)
     overlap[other.class_ids[:, None] != reference.class_ids[None]] = 0
-    matched = 0
-    for row in np.argsort(-other.scores, kind="stable"):
-        best = int(overlap[row].argmax()) if len(reference) else 0
-        if len(reference) and overlap[row, best] >= IOU:
+    found = []
+    for row in np.argsort(-other.scores, kind="stable") if len(reference) else ():
+        best = int(overlap[row].argmax())
+        if overlap[row, best] >= IOU:
+            found.append(Match(best, int(row), float(overlap[row, best])))
             overlap[:, best] = 0
-            matched += 1
-    return matched
+    return found
 
 
 def _iou(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,5 +1,5 @@
 """How a run looks on a terminal, and as plain lines elsewhere. All of it goes to stderr,
-so that stdout carries data only; a diagnosis is data."""
+so that stdout carries data only; a diagnosis and an evaluation are data."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from vidai.report import Report
 
 if TYPE_CHECKING:
     from vidai.doctor import Diagnosis
+    from vidai.evaluation import Evaluation
+    from vidai.evaluation.agreement import Agreement
 
 LINE_EVERY = 5.0  # seconds between plain lines where there is no terminal
 CLASSES_SHOWN = 4
@@ -228,3 +230,117 @@ def diagnosis(found: Diagnosis) -> None:
             table.add_row("", "", f"[{style}]→[/] {escape(f.advice)}")
     console.print(table)
     console.print(f"[{'bold green' if found.works else 'bold red'}]{escape(found.verdict)}[/]")
+
+
+BAR_AFTER = 1.0  # seconds of work that nobody needs to be told of
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Callable[[str, float], None] | None]:
+    """A progress function (what is done, how much of it: 0–1) for work of several stages."""
+    console = _console()
+    if quiet:
+        yield None
+        return
+    columns = (BarColumn(30), TaskProgressColumn(), TimeRemainingColumn())
+    begun = last = time.monotonic()
+    with ExitStack() as shown:
+        bar = Progress(*columns, TextColumn("{task.description}"), console=console, transient=True)
+        task = bar.add_task("", total=1.0)
+        doing = ""
+
+        def show(what: str, part: float) -> None:
+            nonlocal doing, last
+            now = time.monotonic()
+            if not console.is_terminal:
+                if now - last >= LINE_EVERY:
+                    console.print(f"{what}, {part:.0%}", markup=False, soft_wrap=True)
+                    last = now
+                return
+            if now - begun > BAR_AFTER and not bar.live.is_started:
+                shown.enter_context(bar)
+            if what != doing:
+                doing = what
+                bar.reset(task, total=1.0)
+            bar.update(task, completed=part, description=escape(what))
+
+        yield show
+
+
+def evaluation(found: Evaluation) -> None:
+    """What an evaluation has found, on stdout; its notes are for people, on stderr."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    what = "pictures" if found.accuracy else "frames"
+    rows = [("model", found.model), ("data", f"{found.frames} {what} of {', '.join(found.data)}")]
+    if found.against:
+        rows.insert(1, ("against", found.against))
+    for title, text in rows:
+        console.print(f"{title:9}{text}", markup=False, soft_wrap=True)
+    for table in (*_accuracy(found), *_agreement(found.agreement)):
+        console.print()
+        console.print(table)
+    for line in (*found.notes, *found.unread):
+        _console().print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+
+
+MEASURES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "ar100": "AR100",
+}
+
+
+def _accuracy(found: Evaluation) -> list[Table]:
+    """COCO's measures, and those of each class; a column, or two, a model."""
+    if found.accuracy is None:
+        return []
+    sides = [found.accuracy, *([found.against_accuracy] if found.against_accuracy else [])]
+    whose = ["model", "against"][: len(sides)]
+    measures = _table("measure", *whose)
+    for measure, title in MEASURES.items():
+        measures.add_row(title, *(_rounded(getattr(side, measure)) for side in sides))
+    classes = _table(
+        "class", "objects", *(f"{kind} {who}" for who in whose for kind in ("AP", "AP50"))
+    )
+    for name, of_model in found.accuracy.classes.items():
+        of_class = [side.classes[name] for side in sides]
+        values = [_rounded(value) for one in of_class for value in (one.ap, one.ap50)]
+        classes.add_row(escape(name), str(of_model.objects), *values)
+    return [measures, classes]
+
+
+def _agreement(found: Agreement | None) -> list[Table]:
+    """Boxes and how far they are apart: a row a class, and one for all. It fits 80 columns."""
+    if found is None:
+        return []
+    table = _table("class", "model", "against", "both", "F1", "1 - IoU", "px off", "score shift")
+    for name, pairs in (("all", found.overall), *found.classes.items()):
+        shift = "–"
+        if pairs.score_shift is not None:
+            shift = f"{pairs.score_shift:+.3f} ± {pairs.score_shift_std:.3f}"
+        table.add_row(
+            escape(name),
+            *map(str, (pairs.other, pairs.reference, pairs.matched)),
+            *map(_rounded, (pairs.f1, pairs.box_error)),
+            _rounded(pairs.corner_error, 2),
+            shift,
+        )
+    return [table]
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _rounded(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

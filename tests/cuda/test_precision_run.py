@@ -122,8 +122,8 @@ def test_the_winner_stays_and_the_others_go(
     assert detector.precision is not None
     assert detector.precision.name == "fp16"
     assert detector.precision.why == (
-        "2.0 × as fast as fp32, boxes agree 1.000 on 20 frames of yours; fp8 not tried: the model "
-        "has no FP8 nodes"
+        "2.0 × as fast as fp32, boxes agree 1.000 on 20 frames of yours; fp8 and int8 not tried: "
+        "the model is not quantised"
     )
     assert detector.model.spec.dtype == "float16"
     assert told[0] == "taking frames to compare"
@@ -180,7 +180,7 @@ def test_an_engine_that_cannot_be_built_is_recorded(
     detector = chosen(clip, tiny_model, gpu, lambda what, part: told.append(what))
     assert detector.precision is not None
     assert detector.precision.name == "fp32"
-    assert detector.precision.why.startswith("fp16 refused: no kernel for a half; fp8 not tried")
+    assert detector.precision.why.startswith("fp16 refused: no kernel for a half; fp8 and int8 not")
     assert "fp32: tactics" in told
     # It would fail again, so it is not tried again.
     assert vidai.Detector(tiny_model, device=gpu, precision="auto").precision is not None
