@@ -14,6 +14,7 @@ from vidai.device import open_device
 from vidai.errors import VidaiError
 from vidai.evaluation import Evaluation, evaluate
 from vidai.pipeline import Pipeline
+from vidai.quantization import QuantizationRecord, quantize
 from vidai.report import Report
 from vidai.sinks.jsonl import JsonLines
 from vidai.sinks.video import VideoFile
@@ -32,6 +33,7 @@ __all__ = [
     "JsonLines",
     "Overlay",
     "Pipeline",
+    "QuantizationRecord",
     "Redact",
     "Report",
     "VidaiError",
@@ -39,5 +41,6 @@ __all__ = [
     "detect",
     "evaluate",
     "open_device",
+    "quantize",
     "run",
 ]

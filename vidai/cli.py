@@ -18,6 +18,7 @@ from vidai.config import pipeline_names
 from vidai.errors import VidaiError
 
 EXIT_DAMAGED = 3
+EXIT_MISSED = 4
 EXIT_INTERRUPTED = 130
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -82,11 +83,13 @@ def cli() -> None:
     vidai run in.mp4 --records out.jsonl            detections only, nothing drawn
     vidai probe in.mp4                              what is in a file
     vidai eval yolox-nano --data labels.json        how good a model is
+    vidai quantize yolox-s -o fp8.onnx --calibrate videos/
+                                                    make it FP8, and prove it
     vidai doctor                                    whether this machine's GPU can be used
 
     \b
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but the input was
-    damaged; 130 interrupted.
+    damaged; 4 done, but the target was missed; 130 interrupted.
     """
 
 
@@ -332,6 +335,93 @@ def evaluate(
         terminal.evaluation(found)
     if found.unread:
         ctx.exit(EXIT_DAMAGED)
+
+
+@cli.command()
+@click.argument("model", metavar="NAME|FILE", shell_complete=_complete_models)
+@click.option(
+    *("-o", "--output"), type=FILE, required=True, metavar="OUT.onnx", help="The quantised model."
+)
+@click.option(
+    "--calibrate",
+    type=FILE,
+    multiple=True,
+    required=True,
+    metavar="CLIP|FOLDER",
+    help="Clips, pictures or folders of them, like those that the model is to run on; may be "
+    "repeated.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp8", "int8"]),
+    default="fp8",
+    show_default=True,
+    help="fp8 for GPUs from Ada on, the rest float16; int8 for older GPUs, the rest float32.",
+)
+@click.option(
+    "--target",
+    type=LEVEL,
+    default=0.98,
+    show_default=True,
+    help="Least F1 with what the model as it is finds, on frames used for nothing else.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(3),
+    metavar="N",
+    default=120,
+    show_default=True,
+    help="How many to take from the clips: a third each to calibrate, to choose layers, to prove. "
+    "More take longer and tell more.",
+)
+@click.option(
+    "--conf",
+    type=LEVEL,
+    default=0.35,
+    show_default=True,
+    help="The score from which on a detection counts: that of your runs.",
+)
+@click.option("--iou", type=LEVEL, default=0.45, show_default=True, help="That of your runs, too.")
+@click.option("--report", type=FILE, metavar="OUT.json", help="Every layer and figure as JSON.")
+@click.option(
+    "--chart", type=FILE, metavar="OUT.svg|png", help="A picture of the trade and the layers."
+)
+@click.option("--family", metavar="NAME", help="Which family a model is of, where it fits several.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@verbose
+@click.pass_context
+def quantize(ctx: click.Context, /, model: str, output: Path, quiet: bool, **options: Any) -> None:
+    """Write MODEL with as many layers in eight bits as still find the same.
+
+    Each convolution and matrix product is tried alone, on frames of your own clips. Those that
+    hurt the detections most for the work that they save stay as they are, until the target is
+    met on frames that were not used before. The model needs no labels, no training and no GPU. A
+    run that was interrupted goes on where it was. Needs the extra `quantize`.
+
+    \b
+    vidai quantize yolox-s -o yolox-s.fp8.onnx --calibrate videos/ --chart trade.svg
+    vidai models info yolox-s.fp8.onnx              what became of each layer
+    vidai run in.mp4 out.mp4 --model yolox-s.fp8.onnx
+    vidai eval yolox-s.fp8.onnx --against yolox-s --data other_videos/
+    """
+    from vidai import quantization, terminal
+
+    with (
+        terminal.download(quiet) as on_download,
+        terminal.working(quiet) as on_progress,
+    ):
+        record = quantization.quantize(
+            model, output, progress=on_progress, download=on_download, **options
+        )
+    if not quiet:
+        terminal.quantization(record, output)
+    if not record.reached:
+        if quiet:
+            click.echo(
+                f"vidai: F1 {record.f1:.4f} is less than the target {record.target:g}", err=True
+            )
+        ctx.exit(EXIT_MISSED)
 
 
 @cli.command()

@@ -22,12 +22,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from vidai.quantization.table import summary as summary_of
 from vidai.report import Report
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vidai.doctor import Diagnosis
     from vidai.evaluation import Evaluation
     from vidai.evaluation.agreement import Agreement
+    from vidai.quantization.record import QuantizationRecord
 
 LINE_EVERY = 5.0  # seconds between plain lines where there is no terminal
 CLASSES_SHOWN = 4
@@ -283,6 +287,29 @@ def evaluation(found: Evaluation) -> None:
         console.print(table)
     for line in (*found.notes, *found.unread):
         _console().print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+
+
+def quantization(record: QuantizationRecord, output: Path) -> None:
+    """What became of a model: what was traded, and what was chosen."""
+    console = _console()
+    chosen = sum(layer.precision == record.precision for layer in record.layers)
+    curve = _table(f"in {record.precision}", "layers", "F1 in the search", "")
+    for point in record.curve:
+        mark = "chosen" if point.layers == chosen else ""
+        curve.add_row(f"{point.share:.1%}", str(point.layers), f"{point.agreement:.4f}", mark)
+    console.print(curve)
+    console.print()
+    for title, text in (*summary_of(record), ("written", str(output))):
+        console.print(f"{title:11}{text}", markup=False, soft_wrap=True)
+    console.print(f"every layer: vidai models info {output}", style="dim", markup=False)
+    for line in record.notes:
+        console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+    if not record.reached:
+        console.print(
+            f"[yellow]target not reached[/] F1 {record.f1:.4f} is the best that was found, less "
+            f"than {record.target:g}: give more frames like those to run on, or a lower --target",
+            soft_wrap=True,
+        )
 
 
 MEASURES = {

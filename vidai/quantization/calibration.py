@@ -1,0 +1,168 @@
+"""What a model's layers see: ranges, means and samples of their inputs on pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.errors import ModelError
+from vidai.quantization.graph import Layer, Network
+from vidai.quantization.running import Item, Runner
+
+Array = npt.NDArray[Any]
+
+SAMPLES = 4096  # columns of a layer at least, and this many times its inputs:
+SAMPLES_PER_INPUT = 3
+MEMORY = 1 << 29  # bytes of samples at a time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a layer's input: mean, low, high (channels,), and columns (inputs of one output, samples)
+    float32."""
+
+    mean: Array
+    low: Array
+    high: Array
+    columns: Array
+
+
+def work(network: Network, item: Item, runner: Runner) -> dict[int, int]:
+    """Multiply-accumulates of each layer for that picture, by the node's number."""
+    names = list(dict.fromkeys(n for layer in network.layers for n in (layer.input, layer.output)))
+    wanted = [name for name in names if name not in network.weights and name != network.input]
+    model = network.part(network.nodes, {network.input: item.data}, wanted)
+    tensors = {network.input: item.data}
+    tensors |= runner.run(runner.open(model), tensors, wanted)
+    found = {}
+    for layer in network.layers:
+        read, made = (
+            tensors[name] if name in tensors else network.array(name)
+            for name in (layer.input, layer.output)
+        )
+        # A convolution looks at every place of its output, a transposed one of its input.
+        if layer.op == "Conv":
+            inputs = read.shape[1] // layer.attributes.get("group", 1)
+            found[layer.node] = made.size * inputs * math.prod(layer.attributes["kernel_shape"])
+        elif layer.op == "ConvTranspose":
+            outputs = made.shape[1] // layer.attributes.get("group", 1)
+            found[layer.node] = read.size * outputs * math.prod(layer.attributes["kernel_shape"])
+        else:
+            found[layer.node] = made.size * read.shape[-1]
+    return found
+
+
+def look(
+    network: Network,
+    layers: Sequence[Layer],
+    items: Sequence[Item],
+    runner: Runner,
+    progress: Callable[[float], None],
+) -> Iterator[tuple[Layer, Seen]]:
+    """What each layer sees on the pictures. Raises ModelError where that is not finite."""
+    done = 0
+    for group in _groups(network, layers, len(items)):
+        views = []
+        for view in runner.map(_viewer(network, group, items, runner), enumerate(items)):
+            views.append(view)
+            progress((done + len(group) * len(views) / len(items)) / len(layers))
+        done += len(group)
+        for layer, *parts in zip(group, *views, strict=True):
+            for item, part in zip(items, parts, strict=True):
+                if not np.isfinite(part.mean).all():
+                    raise ModelError(
+                        f"model {network.name}: layer {layer.name} is given numbers that are not "
+                        f"finite on {item.where}: such a model cannot be quantised"
+                    )
+            yield layer, _together(parts)
+
+
+def _viewer(
+    network: Network, group: Sequence[Layer], items: Sequence[Item], runner: Runner
+) -> Callable[[tuple[int, Item]], list[Seen]]:
+    """What finds out what some layers see on one picture, which is given with its number."""
+    names = list(dict.fromkeys(layer.input for layer in group if layer.input != network.input))
+    nodes = network.nodes[: max(layer.node for layer in group)]
+    model = network.part(nodes, {network.input: items[0].data}, names)
+    session = runner.open(model) if names else None
+
+    def view(numbered: tuple[int, Item]) -> list[Seen]:
+        number, item = numbered
+        tensors = {network.input: item.data}
+        if session is not None:
+            tensors |= runner.run(session, tensors, names)
+        return [_seen(network, layer, tensors[layer.input], number, len(items)) for layer in group]
+
+    return view
+
+
+def _groups(network: Network, layers: Sequence[Layer], pictures: int) -> Iterator[list[Layer]]:
+    """The layers, in order, in groups whose samples fit into memory."""
+    group: list[Layer] = []
+    used = 0
+    for layer in layers:
+        inputs = network.matrix(layer).shape[1]
+        size = 4 * inputs * pictures * _columns_a_picture(inputs, pictures)
+        if group and used + size > MEMORY:
+            yield group
+            group, used = [], 0
+        group.append(layer)
+        used += size
+    if group:
+        yield group
+
+
+def _columns_a_picture(inputs: int, pictures: int) -> int:
+    return -(-max(SAMPLES, SAMPLES_PER_INPUT * inputs) // pictures)
+
+
+def _seen(network: Network, layer: Layer, tensor: Array, number: int, pictures: int) -> Seen:
+    """Of one picture. number: its place, which seeds the choice of columns."""
+    kernel = network.weights[layer.weights].dims[2:]
+    count = _columns_a_picture(network.matrix(layer).shape[1], pictures)
+    rng = np.random.default_rng((number, layer.node))
+    if layer.op == "Conv":
+        channels = tensor.transpose(1, 0, 2, 3).reshape(tensor.shape[1], -1)
+        columns = _patches(tensor, kernel, layer.attributes, count, rng)
+    else:
+        channels = tensor.reshape(-1, tensor.shape[-1]).T
+        columns = channels[:, _chosen(channels.shape[1], count, rng)]
+    with np.errstate(all="ignore"):  # what is not finite is told by `look`
+        mean = channels.mean(1, dtype=np.float64)
+    return Seen(mean, channels.min(1), channels.max(1), columns.astype(np.float32))
+
+
+def _patches(
+    tensor: Array, kernel: Sequence[int], attributes: dict[str, Any], count: int, rng: Any
+) -> Array:
+    """Some columns of a convolution's input, as a product with its weights has them."""
+    height, width = tensor.shape[2:]
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    down, across = attributes.get("strides", (1, 1))
+    apart_y, apart_x = attributes.get("dilations", (1, 1))
+    rows = (height + top + bottom - apart_y * (kernel[0] - 1) - 1) // down + 1
+    columns = (width + left + right - apart_x * (kernel[1] - 1) - 1) // across + 1
+    chosen = _chosen(rows * columns, count, rng)
+    padded = np.pad(tensor[0], ((0, 0), (top, bottom), (left, right)))
+    y = (chosen // columns * down)[:, None] + apart_y * np.arange(kernel[0])
+    x = (chosen % columns * across)[:, None] + apart_x * np.arange(kernel[1])
+    patches = padded[:, y[:, :, None], x[:, None, :]]  # channels, samples, kernel
+    return np.asarray(patches.transpose(0, 2, 3, 1).reshape(-1, len(chosen)))
+
+
+def _chosen(positions: int, count: int, rng: Any) -> Array:
+    return np.sort(rng.choice(positions, min(count, positions), replace=False))
+
+
+def _together(parts: Sequence[Seen]) -> Seen:
+    return Seen(
+        np.mean([part.mean for part in parts], 0),
+        np.min([part.low for part in parts], 0),
+        np.max([part.high for part in parts], 0),
+        np.hstack([part.columns for part in parts]),
+    )

@@ -1,0 +1,131 @@
+"""One layer in eight bits: its input's scale and centre, its weights, its bias.
+
+What the rounding does to a layer's output is known from the columns that it was shown: the error
+of the output is W E for an error E of the columns, and (W - W') X for one of the weights. Three
+things make it small, each where it is:
+
+- The input is *centred*: the mean of each channel is subtracted before rounding, and what it
+  contributes is added to the bias. A float's rounding error is a part of its magnitude, so a large
+  mean makes noise without carrying information. Only for layers that pad nothing, where this
+  is exact, and only where it pays.
+- The weights are rounded one input at a time, and what each one's rounding does to the output is
+  taken up by those still to come (GPTQ: Frantar et al., 2023, arXiv 2210.17323).
+- The bias takes the mean of the error that is left (Nagel et al., 2019, arXiv 1906.04721).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vidai.quantization.calibration import Seen
+from vidai.quantization.formats import Format
+from vidai.quantization.graph import Layer, Network
+
+Array = npt.NDArray[Any]
+
+PAYS = 0.5  # of the error without it: centring costs a subtraction a value
+DAMPING = 0.03  # of the mean variance, added to every input's
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # parts of an integer format's range to try
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """scale: of the input, float32. centre: (channels,) float32 to subtract from it, empty for
+    none. codes: of the weights, in their own shape. weight_scales, bias: (outputs,) float32.
+    noise: variance of the output's error over that of the output."""
+
+    scale: Array
+    centre: Array
+    codes: Array
+    weight_scales: Array
+    bias: Array
+    noise: Array
+
+
+def quantized(network: Network, layer: Layer, seen: Seen, form: Format) -> QuantizedLayer:
+    """The layer in eight bits. seen: of its input, on the calibration pictures."""
+    weights = network.matrix(layer)
+    plain = _input(weights, seen, form, np.zeros(0, np.float32))
+    best = plain
+    if layer.pointwise:
+        centre = seen.mean.astype(form.rest).astype(np.float32)
+        centred = _input(weights, seen, form, centre)
+        if centred.error < PAYS * plain.error:
+            best = centred
+    shown = best.rounded.astype(np.float64)
+    mean = shown.mean(1, keepdims=True)
+    weight_scales = _weight_scales(weights, form)
+    rounded = _compensated(weights, shown - mean, weight_scales[:, None].astype(np.float64), form)
+
+    exact = weights @ seen.columns
+    off = exact - (rounded * weight_scales[:, None]) @ shown
+    bias = network.bias(layer) + off.mean(1)
+    shape = np.moveaxis(np.empty(network.weights[layer.weights].dims, bool), layer.axis, 0).shape
+    return QuantizedLayer(
+        scale=best.scale,
+        centre=best.centre,
+        codes=np.moveaxis(form.encoded(rounded).reshape(shape), 0, layer.axis),
+        weight_scales=weight_scales,
+        bias=bias.astype(np.float32),
+        noise=np.array(off.var(1).sum() / max(exact.var(1).sum(), 1e-30)),
+    )
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A choice of scale and centre: the columns after rounding, and the output's error."""
+
+    scale: Array
+    centre: Array
+    rounded: Array
+    error: float
+
+
+def _input(weights: Array, seen: Seen, form: Format, centre: Array) -> _Input:
+    """The best scale for a centre: floats have room to spare, integers trade clipping for steps."""
+    shift = centre if len(centre) else np.zeros(len(seen.mean), np.float32)
+    largest = np.maximum(np.abs(seen.high - shift), np.abs(seen.low - shift)).max()
+    exact = seen.columns - np.repeat(shift, len(seen.columns) // len(shift))[:, None]
+    tried = []
+    for clip in (2.0,) if form.name == "fp8" else CLIPS:
+        scale = form.scale(largest * clip)
+        rounded = form.rounded(exact / scale) * scale
+        error = rounded - exact
+        error -= error.mean(1, keepdims=True)  # which the bias takes
+        tried.append(_Input(scale, centre, rounded, float(np.square(weights @ error).sum())))
+    return min(tried, key=lambda choice: choice.error)
+
+
+def _weight_scales(weights: Array, form: Format) -> Array:
+    """(outputs,) float32. For integers the one that rounds each row best on its own."""
+    largest = np.abs(weights).max(1)
+    if form.name == "fp8":
+        return form.scale(largest)
+    scales = np.stack([form.scale(largest * clip) for clip in CLIPS[:5]])
+    steps = scales[:, :, None].astype(np.float64)
+    errors = np.square(form.rounded(weights / steps) * steps - weights).sum(2)
+    best: Array = scales[errors.argmin(0), np.arange(len(weights))]
+    return best
+
+
+def _compensated(weights: Array, columns: Array, scales: Array, form: Format) -> Array:
+    """(outputs, inputs): numbers of the format, whose product with the scales are the weights.
+
+    columns: (inputs, samples), of mean 0. Inputs go in the order of their variance, largest first.
+    """
+    covariance = columns @ columns.T / columns.shape[1]
+    covariance += np.eye(len(covariance)) * max(DAMPING * np.diag(covariance).mean(), 1e-12)
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    inverse = np.linalg.inv(covariance[np.ix_(order, order)])
+    follow = np.linalg.cholesky((inverse + inverse.T) / 2).T  # upper: who takes up whose error
+    left = weights[:, order]
+    rounded = np.empty_like(left)
+    for place, row in enumerate(follow):
+        rounded[:, place] = form.rounded(left[:, place] / scales[:, 0])
+        error = (left[:, place] - rounded[:, place] * scales[:, 0]) / row[place]
+        left[:, place:] -= np.outer(error, row[place:])
+    return rounded[:, np.argsort(order)]

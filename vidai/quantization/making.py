@@ -1,0 +1,141 @@
+"""From a model and frames to a quantised model and its record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
+
+from vidai.detector import Detector
+from vidai.errors import ConfigError
+from vidai.models import Model
+from vidai.precision import FEWEST_BOXES, f1
+from vidai.quantization.formats import Format
+from vidai.quantization.notebook import Notebook
+from vidai.quantization.quantizer import Quantizer
+from vidai.quantization.record import CurvePoint, QuantizationRecord
+from vidai.quantization.running import Item, Judge, Runner
+from vidai.quantization.search import in_order
+from vidai.resources import cache_folder
+from vidai.types import Detections, Frame
+
+Progress = Callable[[str, float], None]
+
+METHOD = 1  # notes that another one has kept are of no use
+PARTS = 3  # of the frames: to calibrate, to search, to prove
+LEAST_STEP = 0.04  # of the work, from one proof to the next
+PROOFS = 4
+
+
+def make(
+    model: Model,
+    frames: Sequence[Frame],
+    *,
+    form: Format,
+    target: float,
+    conf: float,
+    iou: float,
+    progress: Progress,
+) -> tuple[Model, QuantizationRecord]:
+    """The model with as many layers in eight bits as the target allows, and how it was made.
+
+    frames: on the CPU device, see `deal`. Raises ModelError for the model, ConfigError for frames
+    that cannot prove anything.
+    """
+    device = frames[0].device
+    with closing(Runner()) as runner:
+        progress("looking at what there is to find", 0.0)
+        found = _detect(Detector(model, device=device, conf=conf, iou=iou), frames, runner)
+        dealt = deal([len(detections) for detections in found])
+        calibrating, searching, proving = ([frames[place] for place in part] for part in dealt)
+        reference = [found[place] for place in dealt[-1]]
+        boxes = sum(map(len, reference))
+        if boxes < FEWEST_BOXES:
+            raise ConfigError(
+                f"model {model.name} finds {sum(map(len, found))} objects in {len(frames)} frames, "
+                f"and {PARTS * FEWEST_BOXES} are needed to prove anything by a third of them: give "
+                f"files that show more, or take more frames of them"
+            )
+        items = [[Item.of(frame, model) for frame in part] for part in (calibrating, searching)]
+        calibration = _digest(items[0])
+        quantizer = Quantizer(
+            model,
+            form,
+            calibrating=items[0],
+            searching=items[1],
+            judge=Judge(model, device, conf, iou),
+            runner=runner,
+            notebook=_notebook(model, form, conf, iou, calibration, _digest(items[1])),
+        )
+        quantizer.calibrate(partial(progress, "calibrating"))
+        quantizer.measure(partial(progress, "measuring each layer's damage"))
+        choices = quantizer.search(target, partial(progress, "choosing layers"))
+
+        best: tuple[float, Model, int] | None = None
+        for number, choice in enumerate(in_order(choices, target, LEAST_STEP)[:PROOFS]):
+            progress("proving the result", number / PROOFS)
+            made = quantizer.make(choice.layers)
+            found = _detect(Detector(made, device=device, conf=conf, iou=iou), proving, runner)
+            agreement = f1(reference, found)
+            if best is None or agreement > best[0]:
+                best = agreement, made, choices.index(choice)
+            if agreement >= target:
+                break
+    assert best is not None  # `search` tries at least one choice, `in_order` gives at least one
+    agreement, made, place = best
+    progress("proving the result", 1.0)
+    rest = {"float16": "fp16", "float32": "fp32"}[form.rest]
+    kept = quantizer.notebook.not_kept
+    record = QuantizationRecord(
+        model=model.name,
+        sha256=hashlib.sha256(model.onnx).hexdigest(),
+        precision=form.name,
+        rest=rest,
+        target=target,
+        f1=agreement,
+        conf=conf,
+        frames=dict(zip(("calibrate", "search", "prove"), map(len, dealt), strict=True)),
+        boxes=boxes,
+        calibration=calibration,
+        share=choices[place].share,
+        layers=quantizer.records(choices[place]),
+        curve=tuple(CurvePoint(len(c.layers), c.share, c.agreement) for c in choices),
+        notes=() if kept is None else (f"an interrupted run could not go on: {kept}",),
+    )
+    return made, record
+
+
+def deal(objects: Sequence[int]) -> list[list[int]]:
+    """Places of frames in three parts, to calibrate, to search and to prove, from how many objects
+    each shows: about as many frames and objects in each part, in the frames' order."""
+    richest = sorted(range(len(objects)), key=lambda place: (-objects[place], place))
+    turns = [*range(PARTS), *reversed(range(PARTS))]  # there and back: no part is always first
+    parts: list[list[int]] = [[] for _ in range(PARTS)]
+    for turn, place in enumerate(richest):
+        parts[turns[turn % len(turns)]].append(place)
+    return [sorted(part) for part in parts]
+
+
+def _detect(detector: Detector, frames: Sequence[Frame], runner: Runner) -> list[Detections]:
+    return [found for (found,) in runner.map(lambda frame: detector([frame]), frames)]
+
+
+def _digest(items: Iterable[Item]) -> str:
+    """SHA-256 of what the model sees."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item.data.shape).encode())
+        digest.update(item.data.tobytes())
+    return digest.hexdigest()
+
+
+def _notebook(
+    model: Model, form: Format, conf: float, iou: float, calibration: str, search: str
+) -> Notebook:
+    """Of the computation that all of these determine."""
+    weights = hashlib.sha256(model.onnx).hexdigest()
+    case = json.dumps([METHOD, weights, form.name, conf, iou, calibration, search])
+    name = hashlib.sha256(case.encode()).hexdigest()[:32]
+    return Notebook(cache_folder("quantization") / name)

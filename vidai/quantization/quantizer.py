@@ -1,0 +1,181 @@
+"""The steps from a model to a quantised one: calibrate, measure, search, make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from statistics import mean
+
+import onnx
+import onnx.helper
+
+from vidai.errors import ModelError
+from vidai.models.half import half
+from vidai.models.model import Model
+from vidai.precision import f1
+from vidai.quantization.calibration import look, work
+from vidai.quantization.damage import damages
+from vidai.quantization.formats import Format
+from vidai.quantization.graph import Layer, Network, node_name
+from vidai.quantization.layers import QuantizedLayer, quantized
+from vidai.quantization.notebook import Notebook
+from vidai.quantization.qdq import rewrite
+from vidai.quantization.record import METADATA_KEY, LayerRecord, QuantizationRecord
+from vidai.quantization.running import Item, Judge, Runner
+from vidai.quantization.search import Choice, search
+from vidai.types import Detections
+
+Progress = Callable[[float], None]  # called with how much is done, 0–1
+
+# Agreement in the search is the mean of the F1 at these parts of the threshold: at one alone a
+# box more or less would decide.
+THRESHOLDS = (0.8, 0.9, 1.0, 1.1, 1.2)
+
+
+class Quantizer:
+    """A float32 model on its way to eight bits.
+
+    calibrating, searching: the pictures for each. notebook: what is known already. Raises
+    ModelError for a model that cannot be quantised, or has no layer for it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        form: Format,
+        *,
+        calibrating: Sequence[Item],
+        searching: Sequence[Item],
+        judge: Judge,
+        runner: Runner,
+        notebook: Notebook,
+    ) -> None:
+        self.model, self.form, self.judge = model, form, judge
+        self.calibrating, self.searching = calibrating, searching
+        self.runner, self.notebook = runner, notebook
+        self.network = Network(model)
+        self.layers = {
+            node_name(layer.node, layer.op): layer for layer in self.network.layers if not layer.why
+        }
+        if not self.layers:
+            raise ModelError(_nothing_to_do(model, self.network))
+        self.work = work(self.network, calibrating[0], runner)
+        self.quantized: dict[str, QuantizedLayer] = {}
+        self.damages: dict[str, float] = {}
+
+    def calibrate(self, progress: Progress) -> None:
+        """Find each layer's form in eight bits."""
+        missing = [layer for node, layer in self.layers.items() if not self._recalled(node)]
+        for layer, seen in look(self.network, missing, self.calibrating, self.runner, progress):
+            node = node_name(layer.node, layer.op)
+            self.quantized[node] = quantized(self.network, layer, seen, self.form)
+            self.notebook.keep_arrays(f"layer {node}", asdict(self.quantized[node]))
+
+    def _recalled(self, node: str) -> bool:
+        kept = self.notebook.arrays(f"layer {node}") or {}
+        if {*kept} != {field.name for field in fields(QuantizedLayer)}:
+            return False
+        self.quantized[node] = QuantizedLayer(**kept)
+        return True
+
+    def measure(self, progress: Progress) -> None:
+        """Find what each layer in eight bits does to what is found."""
+        self.damages = damages(
+            self.network,
+            self._chosen(self.layers),
+            self.form,
+            self.searching,
+            self.judge,
+            self.runner,
+            self.notebook.number,
+            progress,
+        )
+
+    def search(self, target: float, progress: Progress) -> list[Choice]:
+        """Sets of layers with their agreement, by falling share of the work."""
+        references: list[list[Detections]] = []
+
+        def agreement(layers: frozenset[str]) -> float:
+            if not references:
+                references.extend(self._found(frozenset()))
+            return mean(map(f1, references, self._found(layers)))
+
+        def known(layers: frozenset[str]) -> float:
+            digest = hashlib.sha256("\n".join(sorted(layers)).encode()).hexdigest()[:16]
+            return self.notebook.number(f"agreement {digest}", lambda: agreement(layers))
+
+        macs = {node: self.work[layer.node] for node, layer in self.layers.items()}
+        return search(self.damages, macs, target, known, progress)
+
+    def _found(self, layers: frozenset[str]) -> list[list[Detections]]:
+        """Detections in the search's pictures, as they are and mirrored, for each threshold."""
+        session = self.runner.open(self._network(layers, self.network.proto, "float32"))
+        names = self.network.outputs
+
+        def found(item: Item) -> list[Detections]:
+            outputs = self.runner.run(session, {self.network.input: item.data}, names)
+            return [
+                self.judge.detections(item, list(outputs.values()), part * self.judge.conf)
+                for part in THRESHOLDS
+            ]
+
+        pictures = [*self.searching, *(item.mirrored() for item in self.searching)]
+        return [list(one) for one in zip(*self.runner.map(found, pictures), strict=True)]
+
+    def make(self, layers: frozenset[str]) -> Model:
+        """The model with these layers in eight bits, and the rest as the format says."""
+        given = replace(self.model, onnx=self.network.proto.SerializeToString())
+        rest = half(given) if self.form.rest == "float16" else given
+        proto = onnx.load_from_string(rest.onnx)
+        return replace(rest, onnx=self._network(layers, proto, self.form.rest))
+
+    def _network(self, layers: frozenset[str], proto: onnx.ModelProto, dtype: str) -> bytes:
+        made = onnx.ModelProto()
+        made.CopyFrom(proto)
+        rewrite(made.graph, self._chosen(layers), self.form, dtype)
+        serialized: bytes = made.SerializeToString()
+        return serialized
+
+    def _chosen(self, layers: Iterable[str]) -> dict[str, tuple[Layer, QuantizedLayer]]:
+        return {node: (self.layers[node], self.quantized[node]) for node in layers}
+
+    def records(self, choice: Choice) -> tuple[LayerRecord, ...]:
+        """What became of every layer with weights, in the order of the model."""
+        rest = {"float16": "fp16", "float32": "fp32"}[self.form.rest]
+        found = []
+        for layer in self.network.layers:
+            node = node_name(layer.node, layer.op)
+            inside = node in choice.layers
+            why = layer.why or ("" if inside else "does too much damage")
+            found.append(
+                LayerRecord(
+                    name=layer.name,
+                    op=layer.op,
+                    macs=self.work[layer.node],
+                    precision=self.form.name if inside else rest,
+                    why=why,
+                    damage=self.damages.get(node),
+                    centred=inside and len(self.quantized[node].centre) > 0,
+                )
+            )
+        return tuple(found)
+
+
+def _nothing_to_do(model: Model, network: Network) -> str:
+    if not network.layers:
+        return f"model {model.name} has no convolution or matrix product with weights to quantise"
+    reasons = sorted({layer.why for layer in network.layers})
+    return (
+        f"model {model.name} has no layer that gains by eight bits: its {len(network.layers)} "
+        f"convolutions and matrix products have {', '.join(reasons)}"
+    )
+
+
+def with_record(model: Model, record: QuantizationRecord) -> bytes:
+    """The model's file, with the record in its metadata beside what was there."""
+    proto = onnx.load_from_string(model.onnx)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, metadata | {METADATA_KEY: record.to_metadata()})
+    serialized: bytes = proto.SerializeToString()
+    return serialized
