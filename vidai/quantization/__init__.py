@@ -12,7 +12,7 @@ from vidai.device import open_device
 from vidai.errors import ConfigError, ModelError, SinkError
 from vidai.models import Model, load_model
 from vidai.quantization.record import QuantizationRecord
-from vidai.sinks.target import Target
+from vidai.sinks.target import Target, check_target
 from vidai.sources.media import media_files, sample
 from vidai.tags import reason
 
@@ -71,13 +71,14 @@ def quantize(
     if chart is not None:
         check_chart(chart)
     told = progress or (lambda what, part: None)
+    files = media_files([calibrate] if isinstance(calibrate, (str, os.PathLike)) else calibrate)
     with ExitStack() as undo:
         targets = {}
         for name, path in (("output", output), ("report", report), ("chart", chart)):
             if path is not None:
+                _spare(path, [*files, model])
                 targets[name] = Target(path, overwrite=overwrite)
                 undo.callback(targets[name].discard)
-        files = media_files([calibrate] if isinstance(calibrate, (str, os.PathLike)) else calibrate)
         if not isinstance(model, Model):
             model = load_model(model, family=family, progress=download)
         taken, notes = sample(files, open_device("cpu"), frames, told)
@@ -96,6 +97,13 @@ def quantize(
         if chart is not None:
             _write(targets["chart"], picture(record, Path(chart).suffix))
     return record
+
+
+def _spare(path: str | Path, given: Sequence[object]) -> None:
+    """Raises ConfigError where a result would replace what it is made from."""
+    for source in given:
+        if isinstance(source, (str, Path)) and Path(source).exists():
+            check_target(path, overwrite=True, source=source)
 
 
 def _write(target: Target, data: bytes) -> None:

@@ -66,7 +66,7 @@ def look(
 ) -> Iterator[tuple[Layer, Seen]]:
     """What each layer sees on the pictures. Raises ModelError where that is not finite."""
     done = 0
-    for group in _groups(network, layers, len(items)):
+    for group in _groups(layers, len(items)):
         views = []
         for view in runner.map(_viewer(network, group, items, runner), enumerate(items)):
             views.append(view)
@@ -96,18 +96,17 @@ def _viewer(
         tensors = {network.input: item.data}
         if session is not None:
             tensors |= runner.run(session, tensors, names)
-        return [_seen(network, layer, tensors[layer.input], number, len(items)) for layer in group]
+        return [_seen(layer, tensors[layer.input], number, len(items)) for layer in group]
 
     return view
 
 
-def _groups(network: Network, layers: Sequence[Layer], pictures: int) -> Iterator[list[Layer]]:
+def _groups(layers: Sequence[Layer], pictures: int) -> Iterator[list[Layer]]:
     """The layers, in order, in groups whose samples fit into memory."""
     group: list[Layer] = []
     used = 0
     for layer in layers:
-        inputs = network.matrix(layer).shape[1]
-        size = 4 * inputs * pictures * _columns_a_picture(inputs, pictures)
+        size = 4 * layer.inputs * pictures * _columns_a_picture(layer.inputs, pictures)
         if group and used + size > MEMORY:
             yield group
             group, used = [], 0
@@ -121,14 +120,13 @@ def _columns_a_picture(inputs: int, pictures: int) -> int:
     return -(-max(SAMPLES, SAMPLES_PER_INPUT * inputs) // pictures)
 
 
-def _seen(network: Network, layer: Layer, tensor: Array, number: int, pictures: int) -> Seen:
+def _seen(layer: Layer, tensor: Array, number: int, pictures: int) -> Seen:
     """Of one picture. number: its place, which seeds the choice of columns."""
-    kernel = network.weights[layer.weights].dims[2:]
-    count = _columns_a_picture(network.matrix(layer).shape[1], pictures)
+    count = _columns_a_picture(layer.inputs, pictures)
     rng = np.random.default_rng((number, layer.node))
     if layer.op == "Conv":
         channels = tensor.transpose(1, 0, 2, 3).reshape(tensor.shape[1], -1)
-        columns = _patches(tensor, kernel, layer.attributes, count, rng)
+        columns = _patches(tensor, layer, count, rng)
     else:
         channels = tensor.reshape(-1, tensor.shape[-1]).T
         columns = channels[:, _chosen(channels.shape[1], count, rng)]
@@ -137,11 +135,10 @@ def _seen(network: Network, layer: Layer, tensor: Array, number: int, pictures: 
     return Seen(mean, channels.min(1), channels.max(1), columns.astype(np.float32))
 
 
-def _patches(
-    tensor: Array, kernel: Sequence[int], attributes: dict[str, Any], count: int, rng: Any
-) -> Array:
+def _patches(tensor: Array, layer: Layer, count: int, rng: Any) -> Array:
     """Some columns of a convolution's input, as a product with its weights has them."""
     height, width = tensor.shape[2:]
+    kernel, attributes = layer.shape[2:], layer.attributes
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     down, across = attributes.get("strides", (1, 1))
     apart_y, apart_x = attributes.get("dilations", (1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +28,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 class Layer:
     """A node with weights.
 
-    node: its number. axis: of the weights, that counts the outputs. pointwise: every output
-    looks at one place of the input, without padding. why: it is not to be quantised, "" where it
-    is.
+    node: its number. shape: of the weights; axis: the one that counts the outputs. pointwise:
+    every output looks at one place of the input, without padding. why: it is not to be
+    quantised, "" where it is.
     """
 
     node: int
@@ -39,10 +40,25 @@ class Layer:
     output: str
     weights: str
     bias: str
+    shape: tuple[int, ...]
     axis: int
     pointwise: bool
     attributes: dict[str, Any] = field(repr=False)
     why: str = ""
+
+    @property
+    def outputs(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The shape of the weights of one output."""
+        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+    @property
+    def inputs(self) -> int:
+        """Weights of one output."""
+        return math.prod(self.others)
 
 
 class Network:
@@ -95,10 +111,10 @@ class Network:
 
     def bias(self, layer: Layer) -> Array:
         """(outputs,) float64, zeros where the layer has none."""
-        count = self.weights[layer.weights].dims[layer.axis]
         if not layer.bias:
-            return np.zeros(count)
-        return np.broadcast_to(self.array(layer.bias).astype(np.float64).reshape(-1), count)
+            return np.zeros(layer.outputs)
+        bias = self.array(layer.bias).astype(np.float64).reshape(-1)
+        return np.broadcast_to(bias, layer.outputs)
 
     def live(self, node: int) -> list[str]:
         """What the nodes from that one on read of what those before it, or the input, made."""
@@ -166,6 +182,7 @@ class Network:
             output=node.output[0],
             weights=node.input[1],
             bias=bias,
+            shape=tuple(shape),
             axis=axis,
             pointwise=whole,
             attributes=attributes,

@@ -29,21 +29,18 @@ Array = npt.NDArray[Any]
 
 PAYS = 0.5  # of the error without it: centring costs a subtraction a value
 DAMPING = 0.03  # of the mean variance, added to every input's
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # parts of an integer format's range to try
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
     """scale: of the input, float32. centre: (channels,) float32 to subtract from it, empty for
-    none. codes: of the weights, in their own shape. weight_scales, bias: (outputs,) float32.
-    noise: variance of the output's error over that of the output."""
+    none. codes: of the weights, in their own shape. weight_scales, bias: (outputs,) float32."""
 
     scale: Array
     centre: Array
     codes: Array
     weight_scales: Array
     bias: Array
-    noise: Array
 
 
 def quantized(network: Network, layer: Layer, seen: Seen, form: Format) -> QuantizedLayer:
@@ -61,17 +58,14 @@ def quantized(network: Network, layer: Layer, seen: Seen, form: Format) -> Quant
     weight_scales = _weight_scales(weights, form)
     rounded = _compensated(weights, shown - mean, weight_scales[:, None].astype(np.float64), form)
 
-    exact = weights @ seen.columns
-    off = exact - (rounded * weight_scales[:, None]) @ shown
-    bias = network.bias(layer) + off.mean(1)
-    shape = np.moveaxis(np.empty(network.weights[layer.weights].dims, bool), layer.axis, 0).shape
+    off = weights @ seen.columns - (rounded * weight_scales[:, None]) @ shown
+    codes = form.encoded(rounded).reshape(layer.outputs, *layer.others)
     return QuantizedLayer(
         scale=best.scale,
         centre=best.centre,
-        codes=np.moveaxis(form.encoded(rounded).reshape(shape), 0, layer.axis),
+        codes=np.moveaxis(codes, 0, layer.axis),
         weight_scales=weight_scales,
-        bias=bias.astype(np.float32),
-        noise=np.array(off.var(1).sum() / max(exact.var(1).sum(), 1e-30)),
+        bias=(network.bias(layer) + off.mean(1)).astype(np.float32),
     )
 
 
@@ -86,12 +80,12 @@ class _Input:
 
 
 def _input(weights: Array, seen: Seen, form: Format, centre: Array) -> _Input:
-    """The best scale for a centre: floats have room to spare, integers trade clipping for steps."""
+    """The best scale for a centre (empty for none)."""
     shift = centre if len(centre) else np.zeros(len(seen.mean), np.float32)
     largest = np.maximum(np.abs(seen.high - shift), np.abs(seen.low - shift)).max()
     exact = seen.columns - np.repeat(shift, len(seen.columns) // len(shift))[:, None]
     tried = []
-    for clip in (2.0,) if form.name == "fp8" else CLIPS:
+    for clip in form.input_clips:
         scale = form.scale(largest * clip)
         rounded = form.rounded(exact / scale) * scale
         error = rounded - exact
@@ -101,11 +95,9 @@ def _input(weights: Array, seen: Seen, form: Format, centre: Array) -> _Input:
 
 
 def _weight_scales(weights: Array, form: Format) -> Array:
-    """(outputs,) float32. For integers the one that rounds each row best on its own."""
+    """(outputs,) float32: for each row of the weights the one that rounds it best on its own."""
     largest = np.abs(weights).max(1)
-    if form.name == "fp8":
-        return form.scale(largest)
-    scales = np.stack([form.scale(largest * clip) for clip in CLIPS[:5]])
+    scales = np.stack([form.scale(largest * clip) for clip in form.weight_clips])
     steps = scales[:, :, None].astype(np.float64)
     errors = np.square(form.rounded(weights / steps) * steps - weights).sum(2)
     best: Array = scales[errors.argmin(0), np.arange(len(weights))]

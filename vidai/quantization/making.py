@@ -25,8 +25,7 @@ Progress = Callable[[str, float], None]
 
 METHOD = 1  # notes that another one has kept are of no use
 PARTS = 3  # of the frames: to calibrate, to search, to prove
-LEAST_STEP = 0.04  # of the work, from one proof to the next
-PROOFS = 4
+LEAST_STEP = 0.08  # of the work, from one proof to the next
 
 
 def make(
@@ -46,8 +45,8 @@ def make(
     """
     device = frames[0].device
     with closing(Runner()) as runner:
-        progress("looking at what there is to find", 0.0)
-        found = _detect(Detector(model, device=device, conf=conf, iou=iou), frames, runner)
+        looking = partial(progress, "looking at what there is to find")
+        found = _detect(Detector(model, device=device, conf=conf, iou=iou), frames, runner, looking)
         dealt = deal([len(detections) for detections in found])
         calibrating, searching, proving = ([frames[place] for place in part] for part in dealt)
         reference = [found[place] for place in dealt[-1]]
@@ -74,18 +73,17 @@ def make(
         choices = quantizer.search(target, partial(progress, "choosing layers"))
 
         best: tuple[float, Model, int] | None = None
-        for number, choice in enumerate(in_order(choices, target, LEAST_STEP)[:PROOFS]):
-            progress("proving the result", number / PROOFS)
+        proving_it = partial(progress, "proving the result")
+        for choice in in_order(choices, target, LEAST_STEP):
             made = quantizer.make(choice.layers)
-            found = _detect(Detector(made, device=device, conf=conf, iou=iou), proving, runner)
-            agreement = f1(reference, found)
+            detector = Detector(made, device=device, conf=conf, iou=iou)
+            agreement = f1(reference, _detect(detector, proving, runner, proving_it))
             if best is None or agreement > best[0]:
                 best = agreement, made, choices.index(choice)
             if agreement >= target:
                 break
     assert best is not None  # `search` tries at least one choice, `in_order` gives at least one
     agreement, made, place = best
-    progress("proving the result", 1.0)
     rest = {"float16": "fp16", "float32": "fp32"}[form.rest]
     kept = quantizer.notebook.not_kept
     record = QuantizationRecord(
@@ -118,8 +116,14 @@ def deal(objects: Sequence[int]) -> list[list[int]]:
     return [sorted(part) for part in parts]
 
 
-def _detect(detector: Detector, frames: Sequence[Frame], runner: Runner) -> list[Detections]:
-    return [found for (found,) in runner.map(lambda frame: detector([frame]), frames)]
+def _detect(
+    detector: Detector, frames: Sequence[Frame], runner: Runner, progress: Callable[[float], None]
+) -> list[Detections]:
+    found = []
+    for (one,) in runner.map(lambda frame: detector([frame]), frames):
+        found.append(one)
+        progress(len(found) / len(frames))
+    return found
 
 
 def _digest(items: Iterable[Item]) -> str:
