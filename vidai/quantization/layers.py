@@ -56,7 +56,7 @@ def quantized(network: Network, layer: Layer, seen: Seen, form: Format) -> Quant
     shown = best.rounded.astype(np.float64)
     mean = shown.mean(1, keepdims=True)
     weight_scales = _weight_scales(weights, form)
-    rounded = _compensated(weights, shown - mean, weight_scales[:, None].astype(np.float64), form)
+    rounded = compensated(weights, shown - mean, weight_scales[:, None].astype(np.float64), form)
 
     off = weights @ seen.columns - (rounded * weight_scales[:, None]) @ shown
     codes = form.encoded(rounded).reshape(layer.outputs, *layer.others)
@@ -104,7 +104,7 @@ def _weight_scales(weights: Array, form: Format) -> Array:
     return best
 
 
-def _compensated(weights: Array, columns: Array, scales: Array, form: Format) -> Array:
+def compensated(weights: Array, columns: Array, scales: Array, form: Format) -> Array:
     """(outputs, inputs): numbers of the format, whose product with the scales are the weights.
 
     columns: (inputs, samples), of mean 0. Inputs go in the order of their variance, largest first.
