@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from tests.media import ORIENTATIONS, Picture, display_matrix, make_clip, video_times
 from vidai.device import Device
@@ -470,3 +473,24 @@ def test_a_turned_clip_is_upright(device: Device, tmp_path: Path) -> None:
 def test_suffixes_are_lower_case_and_apart() -> None:
     assert not media.CLIPS & media.PICTURES
     assert all(s == s.lower() and s.startswith(".") for s in media.CLIPS | media.PICTURES)
+
+
+def test_a_png_with_a_colour_profile_is_read_and_freed(tmp_path: Path) -> None:
+    """In a process of its own: PyAV's side data would crash it when the frame is freed."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "screen.png"
+    Image.new("RGB", (64, 48), (200, 100, 50)).save(path, icc_profile=profile)
+    program = (
+        "import gc, sys, vidai\n"
+        "from vidai.sources.media import picture\n"
+        "for _ in range(5):\n"
+        "    print(picture(sys.argv[1], vidai.open_device('cpu')).rgb()[24, 32].tolist())\n"
+        "    gc.collect()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for line in run.stdout.splitlines():
+        np.testing.assert_allclose(json.loads(line), (200, 100, 50), atol=3)
+    assert len(run.stdout.splitlines()) == 5

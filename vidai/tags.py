@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import av
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.stream import Stream
@@ -11,6 +12,8 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from vidai.types import Color
+
+SIDE_DATA_KINDS = 64  # numbers that FFmpeg may give to a kind of side data; it uses half
 
 
 def reason(error: Exception) -> str:
@@ -51,8 +54,26 @@ def color_of(tagged: Any, pixel_format: VideoFormat, height: int) -> Color:
 
 
 def display_matrix_of(frame: VideoFrame) -> tuple[int, ...] | None:
-    """The nine 32-bit values of the container's display matrix, None when there is none."""
-    data = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    """The nine 32-bit values of the container's display matrix, None when there is none.
+
+    PyAV cannot read side data of a kind that it has no name for, as of EXIF, from which FFmpeg
+    makes a display matrix; and frees what belongs to some twice, as of a PNG's colour profile. So
+    all but the matrix is taken off first, by FFmpeg's own filter.
+    """
+    graph = av.filter.Graph()
+    source = last = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    for kind in set(range(SIDE_DATA_KINDS)) - {Type.DISPLAYMATRIX.value}:
+        last.link_to(taker := graph.add("sidedata", f"mode=delete:type={kind}"))
+        last = taker
+    last.link_to(sink := graph.add("buffersink"))
+    graph.configure()
+    source.push(frame)
+    data = cast(Any, sink.pull()).side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return None
     return tuple(int(v) for v in np.frombuffer(bytes(data), np.int32))

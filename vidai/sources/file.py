@@ -10,11 +10,10 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -35,7 +34,6 @@ TOLERANCE = Fraction(1, 2)
 PROBED_PACKETS = 300  # packets to try for the first picture, which tells the display matrix
 # s before the time wanted, until a keyframe lies early enough.
 SEEK_BACK = (0, 0.5, 1, 2, 5, 10, 30)
-SIDE_DATA_KINDS = 64  # numbers that FFmpeg may give to a kind of side data; it uses half
 # s by which other streams may come ahead of the video in the file, when it is cut.
 LEAD = 10
 
@@ -304,37 +302,10 @@ def _describe(
         bit_depth=bit_depth(pixel_format),
         sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
         interlaced=frame is not None and frame.interlaced_frame,
-        display_matrix=_display_matrix(frame) if frame else None,
+        display_matrix=display_matrix_of(frame) if frame else None,
         start=float(origin),
         duration=duration / av.time_base if duration and duration > 0 else None,
     )
-
-
-def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """As `display_matrix_of`, also where the frame has side data that PyAV has no name for.
-
-    FFmpeg turns the orientation in a picture's EXIF into a display matrix and delivers both.
-    PyAV then reads no side data at all, so what it does not know is taken off first.
-    """
-    try:
-        return display_matrix_of(frame)
-    except ValueError:
-        pass
-    known = {kind.value for kind in SideData}
-    graph = av.filter.Graph()
-    source = last = graph.add_buffer(
-        width=frame.width,
-        height=frame.height,
-        format=frame.format,
-        time_base=frame.time_base,
-    )
-    for kind in set(range(SIDE_DATA_KINDS)) - known:
-        last.link_to(taker := graph.add("sidedata", f"mode=delete:type={kind}"))
-        last = taker
-    last.link_to(sink := graph.add("buffersink"))
-    graph.configure()
-    source.push(frame)
-    return display_matrix_of(cast(VideoFrame, sink.pull()))
 
 
 def _end_of(packet: av.Packet[Any]) -> int:
