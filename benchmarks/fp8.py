@@ -55,11 +55,14 @@ from vidai.types import Detections, Frame, Placement
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"
+# What vidai needs beside the pictures, which show too few faces to prove anything by a third.
+FACES = HERE.parent / "samples" / "face.mp4"
 Array = npt.NDArray[Any]
 
 PICTURES = (".jpg", ".jpeg", ".png")
 AROUND = (0.8, 0.9, 1.0, 1.1, 1.2)  # of the threshold
 IOU = 0.45
+CONFS = {"YOLOX-nano": 0.4, "CenterFace": 0.5}
 FEW = 16  # channels: with as many or fewer, tensor cores have no fast path
 SIDE = 640  # px, of the wide network
 LARGEST = 448.0  # of FLOAT8E4M3FN
@@ -408,10 +411,22 @@ def with_vidai(subject: Subject, *, target: float) -> Made:
     from vidai.quantization import quantize
 
     path = subject.folder / f"vidai-{target}.onnx"
+    forget(subject.folder / f"notes-{target}")
+    clips = [FACES] if subject.model.names == ("face",) else []
     record = quantize(
-        subject.model, path, calibrate=subject.files, target=target, conf=subject.conf, iou=IOU
+        subject.model,
+        path,
+        calibrate=[*subject.files, *clips],
+        target=target,
+        conf=subject.conf,
+        iou=IOU,
     )
     return Made(path, record.share)
+
+
+def forget(folder: Path) -> None:
+    """Let `vidai quantize` find no notes of another run: it goes on where that one was."""
+    os.environ["VIDAI_CACHE"] = str(folder)
 
 
 class Failed(Exception):
@@ -464,15 +479,45 @@ def results(
         yield Row(name, made.share, agreements[middle], mean(agreements), boxes, seconds)
 
 
-def table(rows: dict[str, list[Row]], confs: dict[str, float], unseen: int) -> Table:
+def compare(
+    models: dict[str, str],
+    files: list[Path],
+    modelopt: str | None,
+    folder: Path,
+    console: Console,
+) -> dict[str, list[Row]]:
+    """The rows of each model, by its title, which are printed as a table."""
+    device = open_device("cpu")
+    loaded = {title: load_model(name) for title, name in models.items()}
+    unseen = [*files[1::2], *mirrored(files[1::2], folder)]
+    rows: dict[str, list[Row]] = {}
+    for title, model in loaded.items():
+        place = folder / title
+        place.mkdir()
+        subject = subject_of(model, CONFS[title], files[::2], place, device)
+        rows[title] = []
+        for row in results(subject, recipes(modelopt), unseen, device):
+            rows[title].append(row)
+            print(f"{title}: {row.recipe.strip()}", file=sys.stderr)
+    console.print(table(rows, len(unseen)))
+    for title, list_ in rows.items():
+        for row in list_:
+            if row.failed:
+                console.print(f"{title}: {row.recipe.strip()} failed: {row.failed}", markup=False)
+    if not modelopt:
+        console.print("without NVIDIA ModelOpt: --modelopt-python, see benchmarks/modelopt_fp8.py")
+    return rows
+
+
+def table(rows: dict[str, list[Row]], unseen: int) -> Table:
     shown = Table(title=f"FP8 beside FP32, {unseen} pictures that no recipe has seen")
     shown.add_column("recipe", no_wrap=True)
-    for column in ("work in FP8", "F1", "mean F1", "boxes", "s to make"):
+    for column in ("in FP8", "F1", "mean F1", "boxes", "s to make"):
         shown.add_column(column, justify="right")
-    for model, results in rows.items():
+    for title, list_ in rows.items():
         shown.add_section()
-        shown.add_row(f"[bold]{model}, score {confs[model]}")
-        for row in results:
+        shown.add_row(f"[bold]{title}, score {CONFS[title]}")
+        for row in list_:
             numbers = (
                 f"{row.share:.1%}",
                 f"{row.f1:.4f}",
@@ -487,8 +532,8 @@ def table(rows: dict[str, list[Row]], confs: dict[str, float], unseen: int) -> T
 # ---- how long it takes
 
 
-def wide(yolox: str, files: list[Path], folder: Path) -> Iterator[str]:
-    """What to tell of quantising a network of YOLOX-s's work."""
+def wide(yolox: str, files: list[Path], folder: Path) -> dict[str, Any]:
+    """What quantising a network of YOLOX-s's work takes."""
     from vidai.quantization import quantize
 
     given = onnx.load_from_string(load_model(yolox).onnx)
@@ -502,29 +547,49 @@ def wide(yolox: str, files: list[Path], folder: Path) -> Iterator[str]:
     off = float(np.abs(output - narrow).max() / np.abs(narrow).max())
     if off > 1e-4:
         raise AssertionError(f"the wide network computes something else: {off:.1e} apart")
-    yield (
-        f"{macs(network) / 1e9:.1f} G multiply-accumulates at {SIDE} px (YOLOX-s: 13.4 G, before "
-        f"{macs(given) / 1e9:.1f} G), outputs {off:.0e} of the largest apart"
-    )
     path = folder / "wide.onnx"
     onnx.save(network, path)
+    forget(folder / "notes")
     start, cpu = time.perf_counter(), time.process_time()
     record = quantize(path, folder / "wide-fp8.onnx", calibrate=files, conf=0.4, iou=IOU)
-    seconds, busy = time.perf_counter() - start, time.process_time() - cpu
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    yield (
-        f"quantised in {seconds:.0f} s, {busy:.0f} s of CPU, {memory:,.0f} MB at most: "
-        f"{len(record.curve)} choices tried of {len(record.layers)} layers, on "
-        f"{sum(record.frames.values())} frames; {record.share:.1%} of the work, F1 {record.f1:.4f}"
-    )
+    return {
+        "gmacs": macs(network) / 1e9,
+        "gmacs_before": macs(given) / 1e9,
+        "apart": off,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "layers": len(record.layers),
+        "tried": len(record.curve),
+        "frames": sum(record.frames.values()),
+        "share": record.share,
+        "f1": record.f1,
+    }
 
 
-def machine() -> dict[str, Any]:
-    names = ("vidai", "onnxruntime", "onnx", "numpy")
+WIDE = """\
+{gmacs:.1f} G multiply-accumulates at 640 px (YOLOX-s: 13.4 G, before: {gmacs_before:.1f} G),
+the same outputs but for {apart:.0e} of the largest;
+quantised in {seconds:.0f} s, {cpu_seconds:.0f} s of CPU, {peak_mb:,.0f} MB at most:
+{tried} choices of {layers} layers tried on {frames} frames, {share:.1%} of the work, F1 {f1:.4f}"""
+
+
+# ---- all of it
+
+
+def machine(modelopt: str | None) -> dict[str, Any]:
+    packages = {name: version(name) for name in ("vidai", "onnxruntime", "onnx", "numpy")}
+    if modelopt:
+        ask = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
+        try:
+            said = subprocess.run([modelopt, "-c", ask], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"no ModelOpt with {modelopt}, see benchmarks/modelopt_fp8.py: {error}")
+        packages["nvidia-modelopt"] = said.stdout.strip()
     return {
         "processor": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "packages": {name: version(name) for name in names},
+        "packages": packages,
     }
 
 
@@ -547,35 +612,21 @@ def main() -> None:
     if len(files) < 2:
         sys.exit(f"no pictures in {options.pictures}: name a folder with --pictures")
     logging.disable(logging.WARNING)  # of quantize_static
-    device, console = open_device("cpu"), Console()
-    here = machine()
+    console = Console()
+    here = machine(options.modelopt_python)
     told = ", ".join(f"{name} {number}" for name, number in here["packages"].items())
     console.print(f"{here['processor']}, {here['cores']} cores; {told}", highlight=False)
+    found: dict[str, Any] = {"machine": here}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         if options.wide:
-            console.print(*wide(options.yolox, files, folder), sep="\n", highlight=False)
-            return
-        confs = {"YOLOX-nano": 0.4, "CenterFace": 0.5}
-        models = {"YOLOX-nano": load_model(options.yolox), "CenterFace": load_model("centerface")}
-        unseen = [*files[1::2], *mirrored(files[1::2], folder)]
-        rows: dict[str, list[Row]] = {}
-        for title, model in models.items():
-            place = folder / model.name
-            place.mkdir()
-            subject = subject_of(model, confs[title], files[::2], place, device)
-            rows[title] = []
-            for row in results(subject, recipes(options.modelopt_python), unseen, device):
-                rows[title].append(row)
-                print(title, row, file=sys.stderr)
-                if row.failed:
-                    console.print(f"{title}, {row.recipe.strip()}: {row.failed}", style="yellow")
-    console.print(table(rows, confs, len(unseen)))
-    if not options.modelopt_python:
-        console.print("without NVIDIA ModelOpt: --modelopt-python, see benchmarks/modelopt_fp8.py")
+            found["wide"] = wide(options.yolox, files, Path(name))
+            console.print(WIDE.format(**found["wide"]), highlight=False)
+        else:
+            models = {"YOLOX-nano": options.yolox, "CenterFace": "centerface"}
+            rows = compare(models, files, options.modelopt_python, Path(name), console)
+            found |= {title: [asdict(row) for row in list_] for title, list_ in rows.items()}
     if options.json:
-        found = {title: [asdict(row) for row in list_] for title, list_ in rows.items()}
-        options.json.write_text(json.dumps({"machine": here, "results": found}, indent=2) + "\n")
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ MOST_DECADES = 6  # that a logarithmic axis shows
 RIBBON = 0.05  # height below the bars, of the axes'
 WORST = 3  # layers that are named
 LONGEST = 40  # characters of a name
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 STYLE = {
     "svg.hashsalt": "vidai",  # else the names inside the file are random
     "svg.fonttype": "path",  # looks the same wherever it is opened
@@ -258,8 +259,13 @@ def _damage_axis(axes: Axes, damages: list[float]) -> None:
     decades = min(decades + 0.3, MOST_DECADES)
     axes.set_yscale("log")
     axes.set_ylim(high / 10**decades, high * 10 ** (0.4 * decades))
-    axes.yaxis.set_major_formatter(lambda damage, _: f"{damage:g}")
+    axes.yaxis.set_major_formatter(lambda damage, _: _power(damage))
     axes.yaxis.set_minor_formatter("")
+
+
+def _power(number: float) -> str:
+    """10⁻³: a power of ten, without the formulas that are turned off."""
+    return "10" + str(round(math.log10(number))).translate(RAISED)
 
 
 def _worst(record: QuantizationRecord) -> str:
