@@ -11,6 +11,7 @@ from pathlib import Path
 from vidai.device import open_device
 from vidai.errors import ConfigError, ModelError, SinkError
 from vidai.models import Model, load_model
+from vidai.models.catalog import resolve
 from vidai.quantization.record import QuantizationRecord
 from vidai.sinks.target import Target, check_target
 from vidai.sources.media import media_files, sample
@@ -80,7 +81,10 @@ def quantize(
                 targets[name] = Target(path, overwrite=overwrite)
                 undo.callback(targets[name].discard)
         if not isinstance(model, Model):
-            model = load_model(model, family=family, progress=download)
+            named = model
+            model = load_model(named, family=family, progress=download)
+            for written in targets.values():
+                _spare(written.path, [resolve(named)])  # which may be elsewhere than its name says
         taken, notes = sample(files, open_device("cpu"), frames, told)
         made, record = make(
             *(model, taken),

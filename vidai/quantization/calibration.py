@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vidai.devices.cpu.session import open_model
 from vidai.errors import ModelError
 from vidai.quantization.graph import Layer, Network
 from vidai.quantization.running import Item, Runner
@@ -34,26 +35,24 @@ class Seen:
 
 def work(network: Network, item: Item, runner: Runner) -> dict[int, int]:
     """Multiply-accumulates of each layer for that picture, by the node's number."""
-    names = list(dict.fromkeys(n for layer in network.layers for n in (layer.input, layer.output)))
-    wanted = [name for name in names if name not in network.weights and name != network.input]
+    names = {n for layer in network.layers for n in (layer.input, layer.weights, layer.output)}
+    wanted = sorted(names.difference(network.weights, [network.input]))
     model = network.part(network.nodes, {network.input: item.data}, wanted)
     tensors = {network.input: item.data}
-    tensors |= runner.run(runner.open(model), tensors, wanted)
+    tensors |= runner.run(open_model(model), tensors, wanted)
     found = {}
     for layer in network.layers:
-        read, made = (
+        read, weights, made = (
             tensors[name] if name in tensors else network.array(name)
-            for name in (layer.input, layer.output)
+            for name in (layer.input, layer.weights, layer.output)
         )
         # A convolution looks at every place of its output, a transposed one of its input.
         if layer.op == "Conv":
-            inputs = read.shape[1] // layer.attributes.get("group", 1)
-            found[layer.node] = made.size * inputs * math.prod(layer.attributes["kernel_shape"])
+            found[layer.node] = made.size * math.prod(weights.shape[1:])
         elif layer.op == "ConvTranspose":
-            outputs = made.shape[1] // layer.attributes.get("group", 1)
-            found[layer.node] = read.size * outputs * math.prod(layer.attributes["kernel_shape"])
+            found[layer.node] = read.size * math.prod(weights.shape[1:])
         else:
-            found[layer.node] = made.size * read.shape[-1]
+            found[layer.node] = made.size * read.shape[0 if layer.attributes.get("transA") else -1]
     return found
 
 
@@ -89,7 +88,7 @@ def _viewer(
     names = list(dict.fromkeys(layer.input for layer in group if layer.input != network.input))
     nodes = network.nodes[: max(layer.node for layer in group)]
     model = network.part(nodes, {network.input: items[0].data}, names)
-    session = runner.open(model) if names else None
+    session = open_model(model) if names else None
 
     def view(numbered: tuple[int, Item]) -> list[Seen]:
         number, item = numbered

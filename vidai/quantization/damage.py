@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vidai.devices.cpu.session import open_model
 from vidai.ops.candidates import Candidates
 from vidai.quantization.formats import Format
 from vidai.quantization.graph import Layer, Network
@@ -117,7 +118,7 @@ def _advanced(
     made = list(dict.fromkeys(made))
     kept = {*wanted, *network.outputs}
     model = network.part(network.nodes[first:last], states[0], made)
-    session = runner.open(model)
+    session = open_model(model)
     results = runner.map(lambda tensors: runner.run(session, tensors, made), states)
     return [
         {name: array for name, array in {**tensors, **result}.items() if name in kept}
@@ -134,6 +135,6 @@ def _ahead(
 ) -> list[Tensors]:
     """The model's outputs, from the nodes that are left; some of them may be there already."""
     made = [name for name in network.outputs if name not in states[0]]
-    session = runner.open(network.part(nodes, states[0], made, constants))
+    session = open_model(network.part(nodes, states[0], made, constants))
     results = runner.map(lambda tensors: runner.run(session, tensors, made), states)
     return [{**tensors, **result} for tensors, result in zip(states, results, strict=True)]

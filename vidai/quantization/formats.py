@@ -92,7 +92,7 @@ class Int8(Format):
 
     def scale(self, largest: Array | float) -> Array:
         fitting = np.asarray(largest, np.float64) / self.largest
-        return np.asarray(np.clip(fitting, _LEAST_SCALE, _LARGEST_SCALE), np.float32)
+        return np.asarray(np.maximum(fitting, _LEAST_SCALE), np.float32)
 
 
 def _exponents(values: Array) -> Array:

@@ -162,8 +162,10 @@ class Network:
 
     def _layer(self, number: int, node: onnx.NodeProto, name: str) -> Layer:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        weights = self.weights.get(node.input[1])
-        shape = list(weights.dims) if weights is not None else []
+        constants = {
+            name: list(self.weights[name].dims) for name in node.input if name in self.weights
+        }
+        shape = constants.get(node.input[1], [])
         transposed = node.op_type == "MatMul" or (
             node.op_type == "Gemm" and not attributes.get("transB")
         )
@@ -172,8 +174,6 @@ class Network:
         whole = node.op_type != "Conv" or (
             shape[2:] == [1, 1] and not any(attributes.get("pads", ()))
         )
-        if node.op_type in ("Conv", "ConvTranspose") and shape:
-            attributes.setdefault("kernel_shape", shape[2:])
         return Layer(
             node=number,
             name=name,
@@ -186,7 +186,7 @@ class Network:
             axis=axis,
             pointwise=whole,
             attributes=attributes,
-            why=_unfit(node, attributes, shape, bias and bias not in self.weights),
+            why=_unfit(node, attributes, constants),
         )
 
 
@@ -206,12 +206,17 @@ def node_name(number: int, op: str) -> str:
 
 
 def _unfit(
-    node: onnx.NodeProto, attributes: Mapping[str, Any], shape: list[int], varying: Any
+    node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Mapping[str, list[int]]
 ) -> str:
-    """Why a node is not to be quantised; "" where it may be."""
+    """Why a node is not to be quantised; "" where it may be. constants: shapes of those it reads"""
+    data, weights, *others = node.input
+    shape = constants.get(weights)
     if not shape:
         return "its weights are not constant"
-    if varying:
+    if data in constants:
+        return "its input is constant"
+    bias = others[0] if others else ""
+    if bias and bias not in constants:
         return "its bias is not constant"
     if node.op_type == "ConvTranspose":
         return "a transposed convolution"
@@ -232,6 +237,8 @@ def _unfit(
         or attributes.get("beta", 1) != 1
     ):
         return "scaled or transposed"
+    if node.op_type == "Gemm" and bias and math.prod(constants[bias][:-1]) != 1:
+        return "its bias differs between rows"
     if min(shape[:2]) <= FEW:
         return f"{FEW} channels or fewer"
     return ""
@@ -249,6 +256,7 @@ def _converted(model: Model) -> onnx.ModelProto:
             helper.set_model_props(proto, kept)
         proto.ir_version = max(proto.ir_version, 9)
         _hoist_constants(proto.graph)
+        _drop_unused(proto.graph)
     except Exception as error:  # of onnx and protobuf, which have no common base
         said = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -274,3 +282,15 @@ def _hoist_constants(graph: onnx.GraphProto) -> None:
     del graph.input[:]
     graph.input.extend(inputs)
     del graph.value_info[:]  # declared for other sizes, sometimes
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Nodes that no output depends on go: nothing shows what a layer among them does."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(reads(node))
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))

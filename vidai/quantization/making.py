@@ -54,8 +54,8 @@ def make(
         if boxes < FEWEST_BOXES:
             raise ConfigError(
                 f"model {model.name} finds {sum(map(len, found))} objects in {len(frames)} frames, "
-                f"and {PARTS * FEWEST_BOXES} are needed to prove anything by a third of them: give "
-                f"files that show more, or take more frames of them"
+                f"{boxes} of them in the third that is to prove the result, where {FEWEST_BOXES} "
+                f"are needed: give files that show more, or take more frames of them"
             )
         items = [[Item.of(frame, model) for frame in part] for part in (calibrating, searching)]
         calibration = _digest(items[0])

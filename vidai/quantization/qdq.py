@@ -41,7 +41,8 @@ class Rewriter:
 
     def add(self, node: onnx.NodeProto, layer: Layer, quantized: QuantizedLayer) -> None:
         """The node, as that layer, in eight bits."""
-        output, name = node.output[0], f"{layer.name}/{self.form.name}"
+        output = node.output[0]
+        name = f"{output}/{self.form.name}"  # nodes may share a name, outputs do not
         made = onnx.NodeProto()
         made.CopyFrom(node)
         centre = quantized.centre
@@ -59,7 +60,7 @@ class Rewriter:
         self.nodes.append(made)
 
     def _input(self, name: str, scale: Array, centre: Array) -> str:
-        key = name, float(scale), centre.tobytes()
+        key = name, float(scale), centre.shape, centre.tobytes()
         if key not in self._dequantized:
             made = f"{name}/{self.form.name}{len(self._dequantized)}"
             self._dequantized[key] = f"{made}/dequantized"

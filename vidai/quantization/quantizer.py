@@ -10,6 +10,7 @@ from statistics import mean
 import onnx
 import onnx.helper
 
+from vidai.devices.cpu.session import open_model
 from vidai.errors import ModelError
 from vidai.models.half import half
 from vidai.models.model import Model
@@ -110,7 +111,7 @@ class Quantizer:
 
     def _found(self, layers: frozenset[str]) -> list[list[Detections]]:
         """Detections in the search's pictures, as they are and mirrored, for each threshold."""
-        session = self.runner.open(self._network(layers, self.network.proto, "float32"))
+        session = open_model(self._network(layers, self.network.proto, "float32"))
         names = self.network.outputs
 
         def found(item: Item) -> list[Detections]:

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from vidai.device import Device
-from vidai.devices.cpu.session import UNFAITHFUL, onnx_errors
+from vidai.devices.cpu.session import onnx_errors
 from vidai.models.model import Model
 from vidai.ops import letterbox
 from vidai.ops.candidates import Candidates
@@ -87,27 +86,13 @@ class Runner:
         """Leaves what has not begun undone."""
         self._pool.shutdown(cancel_futures=True)
 
-    def open(self, model: bytes) -> Any:
-        """A session of the model. Raises ModelError."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        with onnx_errors("cannot load the model"):
-            return onnxruntime.InferenceSession(
-                model,
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(UNFAITHFUL),
-            )
-
     def run(
         self,
-        session: onnxruntime.InferenceSession,
+        session: Any,
         tensors: Mapping[str, Array],
         names: Sequence[str],
     ) -> Tensors:
-        """The named outputs, from those of the tensors that the session reads."""
+        """The named outputs of an ONNX Runtime session, from those of the tensors that it reads."""
         read = {value.name: tensors[value.name] for value in session.get_inputs()}
         with onnx_errors("the model cannot run"):
             return dict(zip(names, session.run(list(names), read), strict=True))

@@ -36,23 +36,30 @@ def onnx_errors(what: str) -> Iterator[None]:
         raise ModelError(f"{what}: {reason[:300]}") from error
 
 
+def open_model(model: bytes) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime on one thread that computes what the file says.
+
+    Raises ModelError.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Else the input of a matrix product with INT8 weights is rounded, to what no file says.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    with onnx_errors("cannot load the model"):
+        return onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=UNFAITHFUL
+        )
+
+
 class OnnxSession:
     """Implements vidai.device.Session on one thread: a pipeline has one for each core."""
 
     def __init__(self, device: Device, model: bytes) -> None:
         self.device = device
         self.notes: list[str] = []
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        with onnx_errors("cannot load the model"):
-            self._session = onnxruntime.InferenceSession(
-                model,
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=UNFAITHFUL,
-            )
+        self._session = open_model(model)
         self._input = self._session.get_inputs()[0].name
 
     def layer_precisions(self) -> dict[str, int]:
