@@ -217,16 +217,26 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, tiny_mod
 def test_an_interrupt_while_the_model_loads_is_quiet(tmp_path: Path) -> None:
     """Ctrl-C before the first frame leaves nothing and no traceback."""
     clip = squares_clip(tmp_path / "in.mp4", frames=5)
-    fifo = tmp_path / "model.onnx"
-    os.mkfifo(fifo)  # opening it waits for a writer that never comes
-    command = [sys.executable, "-m", "vidai", "run", str(clip), str(tmp_path / "o.mp4")]
-    process = subprocess.Popen([*command, "--model", f"{fifo}"], stderr=subprocess.PIPE, text=True)
-    time.sleep(1)
+    code = (
+        "import time, vidai.detector\n"
+        "from vidai.cli import main\n"
+        "def load(*_, **__):\n"
+        "    print('loading', flush=True)\n"
+        "    time.sleep(600)\n"
+        "vidai.detector.load_model = load\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "run", str(clip), str(tmp_path / "o.mp4")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode in (1, 130)
-    assert "Traceback" not in err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "model.onnx"]
+    assert process.returncode == 130
+    assert err == "vidai: interrupted, nothing is left\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
 
 def test_head_may_close_the_pipe(clip: Path, tiny_model: Path) -> None:

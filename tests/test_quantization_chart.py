@@ -46,10 +46,10 @@ RECORD = QuantizationRecord(
     share=0.91,
     layers=layers(30),
     curve=(
-        CurvePoint(22, 1.0, 0.9),
-        CurvePoint(21, 0.97, 0.96),
-        CurvePoint(20, 0.91, 0.985),
-        CurvePoint(10, 0.4, 0.995),
+        CurvePoint(22, 1.0, 0.9, 0.9),
+        CurvePoint(21, 0.97, 0.96, 0.96),
+        CurvePoint(20, 0.91, 0.985, 0.985),
+        CurvePoint(10, 0.4, 0.995, 0.995),
     ),
 )
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,9 @@ from vidai.devices.cpu.session import open_model
 from vidai.errors import ModelError
 from vidai.models.model import Model
 from vidai.ops.candidates import Candidates
-from vidai.quantization.formats import FORMATS
 from vidai.quantization.graph import Layer, Network
-from vidai.quantization.notebook import Notebook
-from vidai.quantization.quantizer import Quantizer
-from vidai.quantization.running import Judge, Runner
+from vidai.quantization.quantizer import fit_layers
+from vidai.quantization.running import Runner
 from vidai.types import InputSpec
 
 Array = npt.NDArray[Any]
@@ -438,21 +435,13 @@ def test_an_operator_that_the_old_opset_has_not_is_refused() -> None:
                 node("Conv", ["a", "each"], ["b"], group=24),
                 node("Conv", ["b", "few"], ["y"]),
             ],
-            "its 3 convolutions and matrix products have 16 channels or fewer, depthwise",
+            "none is fit: depthwise (2); 16 channels or fewer (1)",
         ),
     ],
 )
 def test_a_model_without_a_layer_to_quantise_is_refused(
-    nodes: list[onnx.NodeProto], said: str, device: Device, runner: Runner, tmp_path: Path
+    nodes: list[onnx.NodeProto], said: str
 ) -> None:
     model = plain_model(nodes, {"each": drawn(24, 1, 1, 1), "few": drawn(8, 24, 1, 1)})
     with pytest.raises(ModelError, match=re.escape(said)):
-        Quantizer(
-            model,
-            FORMATS["fp8"],
-            calibrating=[],
-            searching=[],
-            judge=Judge(model, device, 0.3, 0.5),
-            runner=runner,
-            notebook=Notebook(tmp_path),
-        )
+        fit_layers(Network(model))

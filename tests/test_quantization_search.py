@@ -18,12 +18,12 @@ from tests.squares import crowd_clip
 from tests.test_decode import frames_of
 from tests.tiny_model import DEEP, write_deep_model
 from vidai.device import Device
-from vidai.devices.cpu.session import open_model
 from vidai.models import Model, load_model
 from vidai.ops.candidates import Candidates
 from vidai.quantization import damage as damage_module
 from vidai.quantization.damage import damage
 from vidai.quantization.formats import FORMATS
+from vidai.quantization.graph import Network
 from vidai.quantization.making import deal
 from vidai.quantization.notebook import Notebook
 from vidai.quantization.quantizer import Quantizer
@@ -307,6 +307,7 @@ def quantizer_of(
 ) -> Quantizer:
     quantizer = Quantizer(
         model,
+        Network(model),
         FORMATS[form],
         calibrating=items,
         searching=items,
@@ -377,9 +378,9 @@ def test_a_damage_is_that_of_the_network_with_one_layer_quantised(
     assert told == pytest.approx([n / 6 for n in range(1, 7)])
 
 
-def write_branching_model(path: Path, outputs: Sequence[str]) -> None:
+def write_branching_model(path: Path, outputs: Sequence[str], again: bool = True) -> None:
     """A detection transformer's outputs from random weights, of which the scores are there before
-    most layers have been computed, and are read again by a later one; a sum skips two layers."""
+    most layers have been computed; a sum skips two layers. again: a later one reads the scores."""
     rng = np.random.default_rng(9)
     channels, queries, classes = 24, 64, 20
 
@@ -425,6 +426,13 @@ def write_branching_model(path: Path, outputs: Sequence[str]) -> None:
         ("Add", ["box raw", "below"], "box sum", {}),
         ("Sigmoid", ["box sum"], "pred_boxes", {}),
     ]
+    if not again:
+        rows = [row for row in rows if row[2] not in ("likeliness", "again", "joint")]
+        rows = [
+            (op, ["sum rows", *read[1:]] if made == "fourth" else read, made, more)
+            for op, read, made, more in rows
+        ]
+        del constants["again w"]
     dims = {"logits": [1, queries, classes], "pred_boxes": [1, queries, 4]}
     graph = helper.make_graph(
         [helper.make_node(op, read, [made], name=made, **more) for op, read, made, more in rows],
@@ -437,11 +445,12 @@ def write_branching_model(path: Path, outputs: Sequence[str]) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("outputs", [("logits", "pred_boxes"), ("pred_boxes", "logits")])
 def test_damages_where_an_output_comes_early(
-    device: Device, runner: Runner, tmp_path: Path, outputs: tuple[str, str]
+    device: Device, runner: Runner, tmp_path: Path, outputs: tuple[str, str], again: bool
 ) -> None:
-    write_branching_model(tmp_path / "model.onnx", outputs)
+    write_branching_model(tmp_path / "model.onnx", outputs, again)
     model = load_model(tmp_path / "model.onnx")
     rng = np.random.default_rng(2)
     items = [
@@ -451,7 +460,7 @@ def test_damages_where_an_output_comes_early(
     quantizer = quantizer_of(model, items, "fp8", device, runner, tmp_path / "notes")
     quantizer.measure(lambda part: None)
     expected = by_whole_networks(quantizer)
-    assert len(expected) == 6
+    assert len(expected) == 5 + again
     assert min(expected.values()) > 0
     assert quantizer.damages == pytest.approx(expected, rel=1e-3)
 
@@ -470,21 +479,22 @@ def test_damages_are_the_same_from_any_beginning(
     quantizer = quantizer_of(model, items, "fp8", device, runner, tmp_path / "notes")
     quantizer.measure(lambda part: None)
     whole = dict(quantizer.damages)
-    opened: list[bytes] = []
+    runs: list[int] = []
+    run = Runner.run
 
-    def counted(data: bytes) -> Any:
-        opened.append(data)
-        return open_model(data)
+    def counted(self: Runner, *given: Any) -> Any:
+        runs.append(1)
+        return run(self, *given)
 
-    monkeypatch.setattr(damage_module, "open_model", counted)
+    monkeypatch.setattr(Runner, "run", counted)
     notes = {node: tmp_path / "notes" / f"damage {node}.json" for node in whole}
     for first in range(len(whole) + 1):
         for node in list(whole)[first:]:
             notes[node].unlink()
-        opened.clear()
+        runs.clear()
         quantizer.measure(lambda part: None)
         assert quantizer.damages == whole
-        assert bool(opened) == (first < len(whole))
+        assert bool(runs) == (first < len(whole))
 
 
 def test_damage_counts_from_a_quarter_of_the_threshold() -> None:

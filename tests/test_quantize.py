@@ -45,6 +45,7 @@ from vidai.quantization import QuantizationRecord, quantize
 from vidai.quantization.layers import quantized
 from vidai.quantization.making import deal
 from vidai.quantization.notebook import Notebook
+from vidai.quantization.quantizer import Quantizer
 from vidai.types import Detections, Frame
 
 FRAMES = 18
@@ -226,6 +227,10 @@ def test_shares_count_the_work_that_can_be_quantised(made: Made) -> None:
     assert first.agreement < 0.95 < 0.98 <= second.agreement
     shares = [point.share for point in record.curve]
     assert shares == sorted(set(shares), reverse=True)
+    # The fit by least squares only rises, and keeps the mean.
+    fitted = [point.fitted for point in record.curve]
+    assert fitted == sorted(fitted)
+    assert np.mean(fitted) == pytest.approx(np.mean([point.agreement for point in record.curve]))
 
 
 def test_the_proof_is_counted_on_frames_of_its_own(
@@ -247,6 +252,31 @@ def test_the_proof_is_counted_on_frames_of_its_own(
     assert measured.agreement is not None
     assert measured.agreement.overall.reference == record.boxes
     assert measured.agreement.overall.f1 == pytest.approx(record.f1)
+
+
+def test_each_part_of_the_frames_has_its_own_use(
+    deep: Path,
+    clip: Path,
+    frames: list[Frame],
+    device: Device,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: dict[str, list[str]] = {}
+    begin = Quantizer.__init__
+
+    def noted(self: Quantizer, *given: Any, **more: Any) -> None:
+        for part in ("calibrating", "searching"):
+            used[part] = [item.where for item in more[part]]
+        begin(self, *given, **more)
+
+    monkeypatch.setattr(Quantizer, "__init__", noted)
+    quantize(deep, tmp_path / "new.onnx", calibrate=clip, frames=FRAMES)
+    parts = deal([len(found) for found in Detector(deep, device=device)(frames)])
+    assert used == {
+        name: [f"crowd.mp4 at {frames[place].time:.3f} s" for place in part]
+        for name, part in zip(("calibrating", "searching"), parts, strict=False)
+    }
 
 
 def test_rounding_moves_scores(made: Made, deep: Path, frames: list[Frame], device: Device) -> None:
@@ -385,6 +415,19 @@ def test_quiet_says_nothing(deep: Path, clip: Path, tmp_path: Path) -> None:
     result = command("quantize", deep, *arguments)
     assert (result.exit_code, result.output) == (0, "")
     assert (tmp_path / "new.onnx").is_file()
+
+
+def test_a_proof_by_few_objects_is_told(deep: Path, tmp_path: Path) -> None:
+    short = crowd_clip(tmp_path / "short.mp4", range(9))
+    new = tmp_path / "new.onnx"
+    result = command("quantize", deep, "-o", new, "--calibrate", short, "--target", 0.9)
+    assert result.exit_code == 0, result.output
+    record = QuantizationRecord.of_metadata(read_onnx(new).metadata)
+    assert record is not None
+    assert 50 < record.boxes < 75
+    (note,) = record.notes
+    assert f"{record.boxes} objects, each worth {1 / (2 * record.boxes):.3f} of F1" in note
+    assert f"note {note}" in result.stderr
 
 
 def test_info_shows_each_layer(made: Made, deep: Path) -> None:
@@ -655,7 +698,7 @@ def test_another_target_takes_what_is_known(
 def test_another_case_takes_nothing_of_it(
     make: Callable[[str], Made], deep: Path, clip: Path, tmp_path: Path, computed: Counter[str]
 ) -> None:
-    runs: list[dict[str, Any]] = [{}, {"precision": "int8"}, {"conf": 0.5}, {"iou": 0.6}]
+    runs: list[dict[str, Any]] = [{}, {"precision": "int8"}, {"conf": 0.351}, {"iou": 0.6}]
     for number, options in enumerate([*runs, {"frames": FRAMES - 3}], 1):
         given: dict[str, Any] = {"frames": FRAMES, "calibrate": clip, **options}
         quantize(deep, tmp_path / f"{number}.onnx", **given)
@@ -693,7 +736,7 @@ def test_damaged_notes_are_made_again(
     record = quantize(deep, tmp_path / "second.onnx", **arguments)
     if harm == "folder":  # in the way of what would be written there
         assert len(record.notes) == 1
-        assert "an interrupted run could not go on" in record.notes[0]
+        assert record.notes[0].startswith("notes could not be kept")
         assert replace(record, notes=()) == make("fp8").record
         return
     assert (tmp_path / "second.onnx").read_bytes() == make("fp8").model.read_bytes()
@@ -708,7 +751,7 @@ def test_a_cache_that_cannot_be_written_is_told(
         *("quantize", deep, "-o", tmp_path / "new.onnx", "--calibrate", clip, "--frames", FRAMES)
     )
     assert result.exit_code == 0, result.output
-    assert "note an interrupted run could not go on" in result.stderr
+    assert "note notes could not be kept, a run that is interrupted begins anew" in result.stderr
     record = QuantizationRecord.of_metadata(read_onnx(tmp_path / "new.onnx").metadata)
     assert record is not None
     assert replace(record, notes=()) == make("fp8").record
@@ -832,11 +875,11 @@ def nowhere(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write_model", "said"),
     [
-        (without_layers, "has no convolution or matrix product with weights to quantise"),
+        (without_layers, "has no convolution or matrix product with weights"),
         (
             write_tiny_model,
-            "has no layer that gains by eight bits: its 1 convolutions and matrix products have "
-            "16 channels or fewer",
+            "has no layer that eight bits could make faster: of its convolutions and matrix "
+            "products none is fit: 16 channels or fewer (1)",
         ),
         (in_float16, "takes float16 pictures: quantise the float32 model"),
         (with_infinities, "layer overflowing is given numbers that are not finite on crowd.mp4 at"),
@@ -889,11 +932,11 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told(
     assert result.exit_code == 0, result.output
     record = QuantizationRecord.of_metadata(read_onnx(new).metadata)
     assert record is not None
-    (note,) = record.notes
+    (note,) = record.unread
     assert note.startswith("left out: ")
     assert str(clips / "a.mp4") in note
     assert f"note {note}" in result.stderr
-    assert replace(record, notes=()) == make("fp8").record
+    assert replace(record, unread=()) == make("fp8").record
 
 
 @pytest.mark.parametrize(

@@ -407,13 +407,17 @@ def quantize(ctx: click.Context, /, model: str, output: Path, quiet: bool, **opt
     """
     from vidai import quantization, terminal
 
-    with (
-        terminal.download(quiet) as on_download,
-        terminal.working(quiet) as on_progress,
-    ):
-        record = quantization.quantize(
-            model, output, progress=on_progress, download=on_download, **options
-        )
+    try:
+        with (
+            terminal.download(quiet) as on_download,
+            terminal.working(quiet) as on_progress,
+        ):
+            record = quantization.quantize(
+                model, output, progress=on_progress, download=on_download, **options
+            )
+    except KeyboardInterrupt:
+        click.echo("vidai: interrupted; the same command goes on from here", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
     if not quiet:
         terminal.quantization(record, output)
     if not record.reached:

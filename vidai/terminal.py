@@ -293,16 +293,17 @@ def quantization(record: QuantizationRecord, output: Path) -> None:
     """What became of a model: what was traded, and what was chosen."""
     console = _console()
     chosen = sum(layer.precision == record.precision for layer in record.layers)
-    curve = _table(f"in {record.precision}", "layers", "F1 in the search", "")
+    curve = _table(f"in {record.precision}", "layers", "F1 in the search", "fitted", "")
     for point in record.curve:
         mark = "chosen" if point.layers == chosen else ""
-        curve.add_row(f"{point.share:.1%}", str(point.layers), f"{point.agreement:.4f}", mark)
+        values = f"{point.agreement:.4f}", f"{point.fitted:.4f}"
+        curve.add_row(f"{point.share:.1%}", str(point.layers), *values, mark)
     console.print(curve)
     console.print()
     for title, text in (*summary_of(record), ("written", str(output))):
         console.print(f"{title:11}{text}", markup=False, soft_wrap=True)
     console.print(f"every layer: vidai models info {output}", style="dim", markup=False)
-    for line in record.notes:
+    for line in (*record.notes, *record.unread):
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     if not record.reached:
         console.print(

@@ -55,8 +55,9 @@ def quantize(
     try:
         from vidai.quantization.chart import check_chart, picture
         from vidai.quantization.formats import FORMATS
+        from vidai.quantization.graph import Network
         from vidai.quantization.making import make
-        from vidai.quantization.quantizer import with_record
+        from vidai.quantization.quantizer import fit_layers, with_record
     except ModuleNotFoundError as error:
         raise ModelError(
             f"quantising needs the package {error.name}: pip install 'vidai[quantize]'"
@@ -85,22 +86,25 @@ def quantize(
             model = load_model(named, family=family, progress=download)
             for written in targets.values():
                 _spare(written.path, [resolve(named)])  # which may be elsewhere than its name says
-        taken, notes = sample(files, open_device("cpu"), frames, told)
+        network = Network(model)
+        fit_layers(network)  # before the frames, which take longer
+        taken, unread = sample(files, open_device("cpu"), frames, told)
         made, record = make(
-            *(model, taken),
+            *(model, network, taken),
             form=FORMATS[precision],
             target=target,
             conf=conf,
             iou=iou,
             progress=told,
         )
-        record = replace(record, notes=(*notes, *record.notes))
-        _write(targets["output"], with_record(made, record))
+        record = replace(record, unread=tuple(unread))
+        contents = {"output": with_record(made, record)}
         if report is not None:
-            _write(targets["report"], record.to_json().encode())
+            contents["report"] = record.to_json().encode()
         if chart is not None:
-            _write(targets["chart"], picture(record, Path(chart).suffix))
-    return record
+            contents["chart"] = picture(record, Path(chart).suffix)
+        notes = [_write(targets[name], data) for name, data in contents.items()]
+    return replace(record, notes=(*record.notes, *filter(None, notes)))
 
 
 def _spare(path: str | Path, given: Sequence[object]) -> None:
@@ -110,9 +114,13 @@ def _spare(path: str | Path, given: Sequence[object]) -> None:
             check_target(path, overwrite=True, source=source)
 
 
-def _write(target: Target, data: bytes) -> None:
+def _write(target: Target, data: bytes) -> str:
+    """Write the file and return what a user should know of its name, "" for nothing."""
     try:
         target.temporary.write_bytes(data)
     except OSError as error:
         raise SinkError(f"cannot write {target.path}: {reason(error)}") from error
-    target.commit()
+    written = target.commit()
+    if written == str(target.path):
+        return ""
+    return f"{target.path} has appeared meanwhile and stays: the result is {written}"

@@ -146,9 +146,14 @@ def _trade(axes: Axes, record: QuantizationRecord) -> None:
         record.target, color=INK, linewidth=1.2, dashes=(4, 3), label=f"target {record.target:g}"
     )
     axes.plot(
-        *(shares, agreements, "o-"),
+        *(shares, [point.fitted for point in tried]),
         color=QUANTISED,
         linewidth=1.8,
+        label="the rising curve that fits them best",
+    )
+    axes.plot(
+        *(shares, agreements, "o"),
+        color=QUANTISED,
         markersize=5.5,
         label="tried: F1 on the frames of the search",
     )

@@ -208,7 +208,7 @@ def node_name(number: int, op: str) -> str:
 def _unfit(
     node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Mapping[str, list[int]]
 ) -> str:
-    """Why a node is not to be quantised; "" where it may be. constants: shapes of those it reads"""
+    """Why a node is not to be quantised; "" where it may be. constants: the shapes of its own."""
     data, weights, *others = node.input
     shape = constants.get(weights)
     if not shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -13,11 +13,12 @@ from vidai.errors import ConfigError
 from vidai.models import Model
 from vidai.precision import FEWEST_BOXES, f1
 from vidai.quantization.formats import Format
+from vidai.quantization.graph import Network
 from vidai.quantization.notebook import Notebook
 from vidai.quantization.quantizer import Quantizer
 from vidai.quantization.record import CurvePoint, QuantizationRecord
 from vidai.quantization.running import Item, Judge, Runner
-from vidai.quantization.search import in_order
+from vidai.quantization.search import fitted, in_order
 from vidai.resources import cache_folder
 from vidai.types import Detections, Frame
 
@@ -25,11 +26,13 @@ Progress = Callable[[str, float], None]
 
 METHOD = 1  # notes that another one has kept are of no use
 PARTS = 3  # of the frames: to calibrate, to search, to prove
+MANY_BOXES = 100  # in the proof; with fewer a user is told how much each of them moves
 LEAST_STEP = 0.08  # of the work, from one proof to the next
 
 
 def make(
     model: Model,
+    network: Network,
     frames: Sequence[Frame],
     *,
     form: Format,
@@ -40,8 +43,8 @@ def make(
 ) -> tuple[Model, QuantizationRecord]:
     """The model with as many layers in eight bits as the target allows, and how it was made.
 
-    frames: on the CPU device, see `deal`. Raises ModelError for the model, ConfigError for frames
-    that cannot prove anything.
+    network: the model taken apart. frames: on the CPU device, see `deal`. Raises ModelError for the
+    model, ConfigError for frames that cannot prove anything.
     """
     device = frames[0].device
     with closing(Runner()) as runner:
@@ -61,6 +64,7 @@ def make(
         calibration = _digest(items[0])
         quantizer = Quantizer(
             model,
+            network,
             form,
             calibrating=items[0],
             searching=items[1],
@@ -85,7 +89,6 @@ def make(
     assert best is not None  # `search` tries at least one choice, `in_order` gives at least one
     agreement, made, place = best
     rest = {"float16": "fp16", "float32": "fp32"}[form.rest]
-    kept = quantizer.notebook.not_kept
     record = QuantizationRecord(
         model=model.name,
         sha256=hashlib.sha256(model.onnx).hexdigest(),
@@ -99,10 +102,23 @@ def make(
         calibration=calibration,
         share=choices[place].share,
         layers=quantizer.records(choices[place]),
-        curve=tuple(CurvePoint(len(c.layers), c.share, c.agreement) for c in choices),
-        notes=() if kept is None else (f"an interrupted run could not go on: {kept}",),
+        curve=tuple(
+            CurvePoint(len(choice.layers), choice.share, choice.agreement, on_curve)
+            for choice, on_curve in zip(choices, fitted(choices), strict=True)
+        ),
+        notes=tuple(_notes(boxes, quantizer.notebook)),
     )
     return made, record
+
+
+def _notes(boxes: int, notebook: Notebook) -> Iterator[str]:
+    if boxes < MANY_BOXES:
+        yield (
+            f"the proof rests on {boxes} objects, each worth {1 / (2 * boxes):.3f} of F1: more "
+            f"frames, or such that show more, would tell more"
+        )
+    if notebook.not_kept is not None:
+        yield f"notes could not be kept, a run that is interrupted begins anew: {notebook.not_kept}"
 
 
 def deal(objects: Sequence[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from statistics import mean
@@ -29,21 +30,22 @@ from vidai.types import Detections
 
 Progress = Callable[[float], None]  # called with how much is done, 0–1
 
-# Agreement in the search is the mean of the F1 at these parts of the threshold: at one alone a
-# box more or less would decide.
-THRESHOLDS = (0.8, 0.9, 1.0, 1.1, 1.2)
+# Agreement in the search is the mean of the F1 at thresholds around the detector's, by these parts
+# of its distance to 0 or 1: at one alone a box more or less would decide.
+AROUND = (-0.2, -0.1, 0.0, 0.1, 0.2)
 
 
 class Quantizer:
     """A float32 model on its way to eight bits.
 
-    calibrating, searching: the pictures for each. notebook: what is known already. Raises
-    ModelError for a model that cannot be quantised, or has no layer for it.
+    network: that model, taken apart. calibrating, searching: the pictures for each. notebook: what
+    is known already.
     """
 
     def __init__(
         self,
         model: Model,
+        network: Network,
         form: Format,
         *,
         calibrating: Sequence[Item],
@@ -55,12 +57,8 @@ class Quantizer:
         self.model, self.form, self.judge = model, form, judge
         self.calibrating, self.searching = calibrating, searching
         self.runner, self.notebook = runner, notebook
-        self.network = Network(model)
-        self.layers = {
-            node_name(layer.node, layer.op): layer for layer in self.network.layers if not layer.why
-        }
-        if not self.layers:
-            raise ModelError(_nothing_to_do(model, self.network))
+        self.network = network
+        self.layers = {node_name(layer.node, layer.op): layer for layer in fit_layers(network)}
         self.work = work(self.network, calibrating[0], runner)
         self.quantized: dict[str, QuantizedLayer] = {}
         self.damages: dict[str, float] = {}
@@ -113,12 +111,14 @@ class Quantizer:
         """Detections in the search's pictures, as they are and mirrored, for each threshold."""
         session = open_model(self._network(layers, self.network.proto, "float32"))
         names = self.network.outputs
+        conf = self.judge.conf
+        room = min(conf, 1 - conf)
 
         def found(item: Item) -> list[Detections]:
             outputs = self.runner.run(session, {self.network.input: item.data}, names)
             return [
-                self.judge.detections(item, list(outputs.values()), part * self.judge.conf)
-                for part in THRESHOLDS
+                self.judge.detections(item, list(outputs.values()), conf + part * room)
+                for part in AROUND
             ]
 
         pictures = [*self.searching, *(item.mirrored() for item in self.searching)]
@@ -163,14 +163,22 @@ class Quantizer:
         return tuple(found)
 
 
-def _nothing_to_do(model: Model, network: Network) -> str:
-    if not network.layers:
-        return f"model {model.name} has no convolution or matrix product with weights to quantise"
-    reasons = sorted({layer.why for layer in network.layers})
-    return (
-        f"model {model.name} has no layer that gains by eight bits: its {len(network.layers)} "
-        f"convolutions and matrix products have {', '.join(reasons)}"
-    )
+def fit_layers(network: Network) -> list[Layer]:
+    """The layers that may be quantised. Raises ModelError where there is none."""
+    fit = [layer for layer in network.layers if not layer.why]
+    if not fit and not network.layers:
+        raise ModelError(
+            f"model {network.name} has no convolution or matrix product with weights: there is "
+            f"nothing to quantise"
+        )
+    if not fit:
+        reasons = Counter(layer.why for layer in network.layers)
+        told = "; ".join(f"{why} ({count})" for why, count in reasons.most_common())
+        raise ModelError(
+            f"model {network.name} has no layer that eight bits could make faster: of its "
+            f"convolutions and matrix products none is fit: {told}"
+        )
+    return fit
 
 
 def with_record(model: Model, record: QuantizationRecord) -> bytes:

@@ -35,11 +35,14 @@ class CurvePoint:
 
     layers: how many are quantised. share: of the quantisable multiply-accumulates, 0–1.
     agreement: F1 with the model as it was, on the search frames, mean of several thresholds.
+    fitted: the same on the curve that fits all points best and only rises where the share falls; by
+    it the choice is made.
     """
 
     layers: int
     share: float
     agreement: float
+    fitted: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class QuantizationRecord:
     were used to "calibrate", "search" and "prove". boxes: how many objects the model as it was
     finds in those of the proof. calibration: SHA-256 of the calibration pictures. share: of the
     quantisable multiply-accumulates in `precision`. layers: in the order of the model. curve: by
-    falling share. notes: what a user should know, as of files that could not be read.
+    falling share. notes: what a user should know. unread: about files that could not be
+    read, and are left out.
     """
 
     model: str
@@ -69,6 +73,7 @@ class QuantizationRecord:
     layers: tuple[LayerRecord, ...]
     curve: tuple[CurvePoint, ...]
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def reached(self) -> bool:
@@ -95,7 +100,7 @@ class QuantizationRecord:
             given.pop("reached")
             layers = tuple(LayerRecord(**layer) for layer in given.pop("layers"))
             curve = tuple(CurvePoint(**point) for point in given.pop("curve"))
-            notes = tuple(given.pop("notes"))
-            return cls(layers=layers, curve=curve, notes=notes, **given)
+            notes, unread = tuple(given.pop("notes")), tuple(given.pop("unread"))
+            return cls(layers=layers, curve=curve, notes=notes, unread=unread, **given)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None

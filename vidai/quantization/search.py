@@ -19,6 +19,12 @@ class Choice:
     agreement: float
 
 
+def fitted(choices: Sequence[Choice]) -> list[float]:
+    """The agreement of each, by falling share, on the rising curve that fits all of them best: a
+    box more or less moves a single measurement."""
+    return rising([choice.agreement for choice in choices])
+
+
 def search(
     damages: Mapping[str, float],
     macs: Mapping[str, int],
@@ -52,13 +58,10 @@ def search(
 def in_order(choices: Sequence[Choice], target: float, least: float) -> list[Choice]:
     """The choices to prove, the best first: those that meet the target by falling share, each with
     at least `least` less than the one before; where none does, the one that agrees most.
-
-    A box more or less moves a single measurement, so they are judged by the rising curve that fits
-    all of them best.
     """
     kept: list[Choice] = []
-    for choice, fitted in zip(choices, rising([c.agreement for c in choices]), strict=True):
-        if fitted >= target and (not kept or choice.share <= kept[-1].share - least):
+    for choice, agreement in zip(choices, fitted(choices), strict=True):
+        if agreement >= target and (not kept or choice.share <= kept[-1].share - least):
             kept.append(choice)
     return kept or [max(choices, key=lambda choice: (choice.agreement, choice.share))]
 
