@@ -929,7 +929,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told(
     (clips / "c.txt").write_text("not looked at")
     new = tmp_path / "new.onnx"
     result = command("quantize", deep, "-o", new, "--calibrate", clips, "--frames", FRAMES)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     record = QuantizationRecord.of_metadata(read_onnx(new).metadata)
     assert record is not None
     (note,) = record.unread

@@ -426,6 +426,8 @@ def quantize(ctx: click.Context, /, model: str, output: Path, quiet: bool, **opt
                 f"vidai: F1 {record.f1:.4f} is less than the target {record.target:g}", err=True
             )
         ctx.exit(EXIT_MISSED)
+    if record.unread:
+        ctx.exit(EXIT_DAMAGED)
 
 
 @cli.command()
