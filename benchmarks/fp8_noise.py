@@ -69,15 +69,16 @@ def weights_alone(weights: Array, seen: Seen) -> Iterator[tuple[str, float]]:
     columns = seen.columns.astype(np.float64)
     exact = weights @ columns
     rows = np.abs(weights).max(1, keepdims=True).clip(1e-12)
-    power = FORM.scale(rows).astype(np.float64)
+    power = FORM.scale(rows[:, 0])
     centred = columns - columns.mean(1, keepdims=True)
 
     def noise(rounded: Array) -> float:
         return decibels(exact, (rounded - weights) @ columns)
 
     yield "nearest", noise(in_fp8(weights, rows / FORM.largest))
-    yield "nearest, a power of two", noise(in_fp8(weights, power))
-    yield "compensated, a power of two", noise(compensated(weights, centred, power, FORM) * power)
+    yield "nearest, a power of two", noise(in_fp8(weights, power[:, None]))
+    repaired = compensated(weights, centred, power, FORM) * power[:, None]
+    yield "compensated, a power of two", noise(repaired)
 
 
 def main() -> None:
@@ -86,11 +87,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=SHARED / "images", metavar="FOLDER")
     options = parser.parse_args()
     model = load_model(options.model)
-    frames, _ = sample(media_files([options.pictures]), open_device("cpu"), 24)
+    device = open_device("cpu")
+    frames, _ = sample(media_files([options.pictures]), device, 24)
     network = Network(model)
     layers = [layer for layer in network.layers if not layer.why]
     found: dict[tuple[str, str], list[float]] = {}
-    with closing(Runner()) as runner:
+    with closing(Runner(device.workers)) as runner:
         items = [Item.of(frame, model) for frame in frames]
         for layer, seen in look(network, layers, items, runner, lambda part: None):
             weights = network.matrix(layer)

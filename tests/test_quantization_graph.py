@@ -414,9 +414,53 @@ def test_a_quantised_model_is_refused(op: str) -> None:
 def test_broken_bytes_are_refused(damage: str) -> None:
     model = tangled()
     broken = model.onnx[:-7] if damage == "cut" else b"\xff" * 99
-    with pytest.raises(ModelError, match="plain cannot be brought to opset 19") as raised:
+    with pytest.raises(ModelError, match="model plain cannot be read") as raised:
         Network(replace(model, onnx=broken))
     assert "\n" not in str(raised.value)
+
+
+def test_nodes_in_any_order_are_sorted() -> None:
+    """ONNX Runtime takes them so, and tools write them so."""
+    model = plain_model(
+        [node("Relu", ["x"], ["a"]), node("Conv", ["a", "w"], ["b"]), node("Relu", ["b"], ["y"])],
+        {"w": drawn(32, 24, 1, 1)},
+    )
+    proto = onnx.load_from_string(model.onnx)
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    network = Network(replace(model, onnx=proto.SerializeToString()))
+    assert [n.name for n in network.nodes] == ["0 Relu", "1 Conv", "2 Relu"]
+    onnx.checker.check_model(network.proto, full_check=True)
+
+
+def test_weights_of_another_type_are_left_alone() -> None:
+    model = plain_model(
+        [
+            node("Cast", ["x"], ["a"], to=TensorProto.FLOAT16),
+            node("Conv", ["a", "half"], ["b"]),
+            node("Cast", ["b"], ["y"], to=TensorProto.FLOAT),
+        ],
+        {"half": drawn(32, 24, 1, 1).astype(np.float16)},
+    )
+    assert [layer.why for layer in Network(model).layers] == ["not float32"]
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    weights = drawn(32, 24, 1, 1)
+    weights[3, 4] = np.nan
+    model = plain_model([node("Conv", ["x", "w"], ["y"], name="first")], {"w": weights})
+    with pytest.raises(ModelError, match="layer first has weights that are not finite"):
+        Network(model)
+
+
+def test_weights_in_another_file_are_refused() -> None:
+    model = plain_model([node("Conv", ["x", "w"], ["y"])], {"w": drawn(32, 24, 1, 1)})
+    proto = onnx.load_from_string(model.onnx)
+    onnx.external_data_helper.set_external_data(proto.graph.initializer[0], "weights.bin")
+    proto.graph.initializer[0].ClearField("raw_data")
+    with pytest.raises(ModelError, match="keeps its weights in a file of their own"):
+        Network(replace(model, onnx=proto.SerializeToString()))
 
 
 def test_an_operator_that_the_old_opset_has_not_is_refused() -> None:

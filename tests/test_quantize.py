@@ -38,6 +38,7 @@ from tests.tiny_model import (
 from vidai import Detector
 from vidai.cli import EXIT_MISSED, cli
 from vidai.device import Device
+from vidai.devices.cpu.session import open_model
 from vidai.errors import ConfigError, ModelError, StreamError
 from vidai.models import load_model
 from vidai.models.onnx_file import read_onnx
@@ -46,6 +47,8 @@ from vidai.quantization.layers import quantized
 from vidai.quantization.making import deal
 from vidai.quantization.notebook import Notebook
 from vidai.quantization.quantizer import Quantizer
+from vidai.quantization.running import Item, Judge
+from vidai.sources.media import picture as read_picture
 from vidai.types import Detections, Frame
 
 FRAMES = 18
@@ -204,7 +207,7 @@ def test_layers_that_hurt_stay_as_they_are(made: Made) -> None:
         assert layer.macs == MACS[layer.name]
         inside = layer.name in BEARING
         assert layer.precision == (record.precision if inside else record.rest)
-        assert layer.why == ("" if inside else DEEP[layer.name] or "does too much damage")
+        assert layer.why == ("" if inside else DEEP[layer.name] or "too much damage for its work")
     assert record.rest == REST[record.precision]
     damages = {layer.name: layer.damage for layer in record.layers}
     assert {name for name, damage in damages.items() if damage is None} == {
@@ -625,7 +628,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     [
         ("taking frames", 0.5, {}),
         ("looking at what there is to find", 0.5, {}),
-        ("calibrating", 0.5, {"layer": 2}),
+        ("calibrating", 0.6, {"layer": 4}),
         ("measuring each layer's damage", 0.5, {"layer": 6, "damage": 3}),
         ("choosing layers", 0.5, {"layer": 6, "damage": 6, "agreement": 2}),
         ("proving the result", 0.5, {"layer": 6, "damage": 6, "agreement": 4}),
@@ -1043,3 +1046,22 @@ def test_a_missing_package_is_told(package: str, deep: Path, clip: Path, tmp_pat
     assert package in line
     assert line.endswith("pip install 'vidai[quantize]'")
     assert contents(tmp_path) == {}
+
+
+def test_a_mirror_shows_a_tall_picture_whole(device: Device, deep: Path, tmp_path: Path) -> None:
+    """Its padding comes to the other side, and is no part of the picture there either."""
+    model = load_model(deep)
+    picture = np.zeros((128, 64, 3), np.uint8)
+    for y, color in ((0, 0), (48, 1), (96, 2)):
+        picture[y : y + 16, 0:16, color] = 255
+    path = tmp_path / "tall.png"
+    Image.fromarray(picture).save(path)
+    item = Item.of(read_picture(path, device), model)
+    judge, session = Judge(model, device, 0.35, 0.45), open_model(model.onnx)
+    found = []
+    for one in (item, item.mirrored()):
+        found.append(judge.detections(one, session.run(None, {"images": one.data}), 0.35))
+    assert len(found[0]) == len(found[1]) == 3
+    flipped = found[0].boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (64, 0, 64, 0)
+    order = [np.argsort(one.class_ids) for one in found]
+    np.testing.assert_allclose(found[1].boxes[order[1]], flipped[order[0]], atol=0.5)

@@ -129,7 +129,16 @@ def _classes(_: click.Context, __: click.Parameter, value: str | None) -> list[s
     return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
-FILE = click.Path(path_type=Path)
+class File(click.Path):
+    """A path; an empty one, as of a variable that is not set, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = File(path_type=Path)
 LEVEL = click.FloatRange(0, 1)
 
 
@@ -419,7 +428,7 @@ def quantize(ctx: click.Context, /, model: str, output: Path, quiet: bool, **opt
         click.echo("vidai: interrupted; the same command goes on from here", err=True)
         ctx.exit(EXIT_INTERRUPTED)
     if not quiet:
-        terminal.quantization(record, output)
+        terminal.quantization(record, output, options["report"], options["chart"])
     if not record.reached:
         if quiet:
             click.echo(

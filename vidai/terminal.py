@@ -289,8 +289,8 @@ def evaluation(found: Evaluation) -> None:
         _console().print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
 
 
-def quantization(record: QuantizationRecord, output: Path) -> None:
-    """What became of a model: what was traded, and what was chosen."""
+def quantization(record: QuantizationRecord, output: Path, *others: Path | None) -> None:
+    """What became of a model: what was traded, what was chosen. others: what was written too."""
     console = _console()
     chosen = sum(layer.precision == record.precision for layer in record.layers)
     curve = _table(f"in {record.precision}", "layers", "F1 in the search", "fitted", "")
@@ -300,7 +300,8 @@ def quantization(record: QuantizationRecord, output: Path) -> None:
         curve.add_row(f"{point.share:.1%}", str(point.layers), *values, mark)
     console.print(curve)
     console.print()
-    for title, text in (*summary_of(record), ("written", str(output))):
+    written = ", ".join(str(path) for path in (output, *others) if path is not None)
+    for title, text in (*summary_of(record), ("written", written)):
         console.print(f"{title:11}{text}", markup=False, soft_wrap=True)
     console.print(f"every layer: vidai models info {output}", style="dim", markup=False)
     for line in (*record.notes, *record.unread):

@@ -58,6 +58,7 @@ class Detr(Model):
     """Pictures are RGB, 0–1, stretched. logits, boxes: their places in the outputs."""
 
     overlapping = False
+    ranked = True
     logits: int = 0
     boxes: int = 1
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidai.errors import ModelError
 from vidai.models.model import Model
+from vidai.models.nodes import set_sorted
 
 if TYPE_CHECKING:
     import onnx
@@ -80,18 +81,4 @@ def _without_detours(graph: onnx.GraphProto) -> None:
             node.input[0] = before.input[0]  # is float32 already
     used = {name for node in graph.node for name in node.input}
     used |= {output.name for output in graph.output}
-    waiting = [node for node in graph.node if used.intersection(node.output)]
-    known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
-    known |= {weights.values.name for weights in graph.sparse_initializer}
-    del graph.node[:]
-    while waiting:
-        left = []
-        for node in waiting:
-            if known.issuperset(node.input):
-                graph.node.append(node)
-                known.update(node.output)
-            else:
-                left.append(node)
-        if len(left) == len(waiting):
-            raise ValueError(f"nothing makes the input of {left[0].name}")
-        waiting = left
+    set_sorted(graph, [node for node in graph.node if used.intersection(node.output)])

@@ -34,6 +34,7 @@ class Model(ABC):
     onnx: bytes = field(repr=False)
     max_batch: int | None = None
     overlapping: ClassVar[bool] = True  # finds an object more than once: NMS is needed
+    ranked: ClassVar[bool] = False  # its rows are in the order of scores: they have no place
 
     @abstractmethod
     def candidates(

@@ -69,6 +69,7 @@ class Torchvision(Model):
     """
 
     overlapping = False
+    ranked = True
     boxes: int = 0
     labels: int = 1
     scores: int = 2

@@ -111,6 +111,7 @@ class EndToEnd(Model):
     """YOLOv10 and later without NMS: a few hundred finished rows, so NumPy will do."""
 
     overlapping = False
+    ranked = True
 
     def candidates(
         self, device: Device, outputs: list[Any], size: tuple[int, int], conf: float

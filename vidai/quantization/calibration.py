@@ -19,7 +19,8 @@ Array = npt.NDArray[Any]
 
 SAMPLES = 4096  # columns of a layer at least, and this many times its inputs:
 SAMPLES_PER_INPUT = 3
-MEMORY = 1 << 29  # bytes of samples at a time
+LARGEST = 1 << 29  # bytes of a layer's samples, at most
+MEMORY = 1 << 29  # bytes of samples at a time, where they are not all of one layer
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _groups(layers: Sequence[Layer], pictures: int) -> Iterator[list[Layer]]:
 
 
 def _columns_a_picture(inputs: int, pictures: int) -> int:
-    return -(-max(SAMPLES, SAMPLES_PER_INPUT * inputs) // pictures)
+    wanted = max(SAMPLES, SAMPLES_PER_INPUT * inputs)
+    return -(-min(wanted, LARGEST // (4 * inputs)) // pictures)
 
 
 def _seen(layer: Layer, tensor: Array, number: int, pictures: int) -> Seen:

@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from vidai.devices.cpu.session import open_model
 from vidai.ops.candidates import Candidates
+from vidai.precision import matches
 from vidai.quantization.formats import Format
 from vidai.quantization.graph import Layer, Network
 from vidai.quantization.layers import QuantizedLayer
 from vidai.quantization.qdq import Rewriter
 from vidai.quantization.running import Item, Judge, Runner, Tensors
+from vidai.types import Detections
 
 Array = npt.NDArray[Any]
 
@@ -48,6 +50,19 @@ def damage(reference: Candidates, other: Candidates, floor: float) -> float:
     apart = np.where(both, scores[0] - scores[1], np.hypot(scores[0], scores[1]))
     lost = np.where(both, (1 - _overlap(boxes[0], boxes[1])) * scores.min(0), 0)
     return float(np.square(apart).sum() + np.square(lost).sum())
+
+
+def paired(reference: Candidates, other: Candidates) -> Candidates:
+    """The other's candidates with the anchors of those of the reference that show the same object.
+
+    For models whose rows are in the order of scores, where a place in that order says nothing.
+    The reference's anchors are its rows then; what shows nothing of it comes after them.
+    """
+    sides = [Detections(found.boxes, found.scores, found.class_ids) for found in (reference, other)]
+    anchors = len(reference.scores) + np.arange(len(other.scores), dtype=np.int32)
+    for match in matches(*sides):
+        anchors[match.other] = match.reference
+    return other._replace(anchors=anchors)
 
 
 def _overlap(a: Array, b: Array) -> Array:
@@ -81,10 +96,15 @@ def damages(
     reference: list[Candidates] = []
 
     def candidates(outputs: Sequence[Tensors]) -> list[Candidates]:
-        return [
+        found = [
             judge.candidates(item, [tensors[name] for name in network.outputs], floor)
             for item, tensors in zip(items, outputs, strict=True)
         ]
+        if not judge.model.ranked:
+            return found
+        if not reference:
+            return [paired(one, one) for one in found]
+        return [paired(a, b) for a, b in zip(reference, found, strict=True)]
 
     def measured(node: str) -> float:
         nonlocal states, reached, reference

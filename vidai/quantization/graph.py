@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper, version_converter
 
 from vidai.errors import ModelError
 from vidai.models.model import Model
+from vidai.models.nodes import reads, set_sorted
 
 Array = npt.NDArray[Any]
 
@@ -93,6 +94,8 @@ class Network:
             for number, node in enumerate(self.nodes)
             if node.op_type in WEIGHTED
         ]
+        for layer in self.layers:
+            self._check_finite(layer)
         self._last_read = {
             name: number for number, node in enumerate(self.nodes) for name in reads(node)
         }
@@ -186,18 +189,20 @@ class Network:
             axis=axis,
             pointwise=whole,
             attributes=attributes,
-            why=_unfit(node, attributes, constants),
+            why=self._not_float32(node) or _unfit(node, attributes, constants),
         )
 
+    def _check_finite(self, layer: Layer) -> None:
+        for name in (layer.weights, layer.bias):
+            if name in self.weights and not np.isfinite(self.array(name)).all():
+                raise ModelError(
+                    f"model {self.name}: layer {layer.name} has weights that are not finite: such "
+                    f"a model cannot be quantised"
+                )
 
-def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node reads, those within its branches and loops included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in graph.node:
-                yield from reads(inner)
-            yield from (output.name for output in graph.output)
+    def _not_float32(self, node: onnx.NodeProto) -> str:
+        types = {self.weights[name].data_type for name in node.input[1:] if name in self.weights}
+        return "not float32" if types - {onnx.TensorProto.FLOAT} else ""
 
 
 def node_name(number: int, op: str) -> str:
@@ -245,8 +250,13 @@ def _unfit(
 
 
 def _converted(model: Model) -> onnx.ModelProto:
+    proto = _parsed(model)
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
+        raise ModelError(
+            f"model {model.name} keeps its weights in a file of their own: save it as one file, "
+            f"as by onnx.save(onnx.load(path), new_path)"
+        )
     try:
-        proto = onnx.load_from_string(model.onnx)
         opset = max(
             (o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0
         )
@@ -256,6 +266,7 @@ def _converted(model: Model) -> onnx.ModelProto:
             helper.set_model_props(proto, kept)
         proto.ir_version = max(proto.ir_version, 9)
         _hoist_constants(proto.graph)
+        set_sorted(proto.graph, list(proto.graph.node))
         _drop_unused(proto.graph)
     except Exception as error:  # of onnx and protobuf, which have no common base
         said = " ".join(str(error).split())[:300]
@@ -263,6 +274,13 @@ def _converted(model: Model) -> onnx.ModelProto:
             f"model {model.name} cannot be brought to opset {OPSET}, which quantising needs: {said}"
         ) from error
     return proto
+
+
+def _parsed(model: Model) -> onnx.ModelProto:
+    try:
+        return onnx.load_from_string(model.onnx)
+    except Exception as error:  # of protobuf
+        raise ModelError(f"model {model.name} cannot be read: {error}") from error
 
 
 def _hoist_constants(graph: onnx.GraphProto) -> None:

@@ -28,6 +28,7 @@ from vidai.quantization.graph import Layer, Network
 Array = npt.NDArray[Any]
 
 PAYS = 0.5  # of the error without it: centring costs a subtraction a value
+BLOCK = 128  # inputs
 DAMPING = 0.03  # of the mean variance, added to every input's
 
 
@@ -53,19 +54,18 @@ def quantized(network: Network, layer: Layer, seen: Seen, form: Format) -> Quant
         centred = _input(weights, seen, form, centre)
         if centred.error < PAYS * plain.error:
             best = centred
-    shown = best.rounded.astype(np.float64)
-    mean = shown.mean(1, keepdims=True)
+    shown, mean = best.rounded, best.rounded.mean(1, keepdims=True, dtype=np.float64)
     weight_scales = _weight_scales(weights, form)
-    rounded = compensated(weights, shown - mean, weight_scales[:, None].astype(np.float64), form)
-
-    off = weights @ seen.columns - (rounded * weight_scales[:, None]) @ shown
+    rounded = compensated(weights, shown - mean.astype(np.float32), weight_scales, form)
+    off = weights @ seen.columns.mean(1, dtype=np.float64)
+    off -= (rounded * weight_scales[:, None]) @ mean[:, 0]
     codes = form.encoded(rounded).reshape(layer.outputs, *layer.others)
     return QuantizedLayer(
         scale=best.scale,
         centre=best.centre,
         codes=np.moveaxis(codes, 0, layer.axis),
         weight_scales=weight_scales,
-        bias=(network.bias(layer) + off.mean(1)).astype(np.float32),
+        bias=(network.bias(layer) + off).astype(np.float32),
     )
 
 
@@ -84,6 +84,7 @@ def _input(weights: Array, seen: Seen, form: Format, centre: Array) -> _Input:
     shift = centre if len(centre) else np.zeros(len(seen.mean), np.float32)
     largest = np.maximum(np.abs(seen.high - shift), np.abs(seen.low - shift)).max()
     exact = seen.columns - np.repeat(shift, len(seen.columns) // len(shift))[:, None]
+    weights = weights.astype(np.float32)  # as wide as the columns, which are many
     tried = []
     for clip in form.input_clips:
         scale = form.scale(largest * clip)
@@ -105,19 +106,29 @@ def _weight_scales(weights: Array, form: Format) -> Array:
 
 
 def compensated(weights: Array, columns: Array, scales: Array, form: Format) -> Array:
-    """(outputs, inputs): numbers of the format, whose product with the scales are the weights.
+    """(outputs, inputs) float64: numbers of the format, whose products with the scales are the
+    weights.
 
-    columns: (inputs, samples), of mean 0. Inputs go in the order of their variance, largest first.
+    columns: (inputs, samples), of mean 0. scales: (outputs,). Inputs go in the order of their
+    variance, largest first, and in blocks: within one each repairs the next, those behind it are
+    repaired by the block as a whole.
     """
-    covariance = columns @ columns.T / columns.shape[1]
+    covariance = (columns @ columns.T / columns.shape[1]).astype(np.float64)
     covariance += np.eye(len(covariance)) * max(DAMPING * np.diag(covariance).mean(), 1e-12)
     order = np.argsort(-np.diag(covariance), kind="stable")
     inverse = np.linalg.inv(covariance[np.ix_(order, order)])
     follow = np.linalg.cholesky((inverse + inverse.T) / 2).T  # upper: who takes up whose error
     left = weights[:, order]
-    rounded = np.empty_like(left)
-    for place, row in enumerate(follow):
-        rounded[:, place] = form.rounded(left[:, place] / scales[:, 0])
-        error = (left[:, place] - rounded[:, place] * scales[:, 0]) / row[place]
-        left[:, place:] -= np.outer(error, row[place:])
+    steps = scales.astype(np.float64)
+    rounded, errors = np.empty_like(left), np.empty_like(left)
+    for first in range(0, len(order), BLOCK):
+        block = slice(first, first + BLOCK)
+        for place in range(len(order))[block]:
+            rounded[:, place] = form.rounded(left[:, place] / steps)
+            errors[:, place] = left[:, place] - rounded[:, place] * steps
+            errors[:, place] /= follow[place, place]
+            left[:, place : block.stop] -= np.outer(
+                errors[:, place], follow[place, place : block.stop]
+            )
+        left[:, block.stop :] -= errors[:, block] @ follow[block, block.stop :]
     return rounded[:, np.argsort(order)]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from importlib.metadata import version
 
 from vidai.detector import Detector
 from vidai.errors import ConfigError
@@ -47,7 +48,7 @@ def make(
     model, ConfigError for frames that cannot prove anything.
     """
     device = frames[0].device
-    with closing(Runner()) as runner:
+    with closing(Runner(device.workers)) as runner:
         looking = partial(progress, "looking at what there is to find")
         found = _detect(Detector(model, device=device, conf=conf, iou=iou), frames, runner, looking)
         dealt = deal([len(detections) for detections in found])
@@ -74,7 +75,7 @@ def make(
         )
         quantizer.calibrate(partial(progress, "calibrating"))
         quantizer.measure(partial(progress, "measuring each layer's damage"))
-        choices = quantizer.search(target, partial(progress, "choosing layers"))
+        choices = quantizer.search(partial(progress, "choosing layers"))
 
         best: tuple[float, Model, int] | None = None
         proving_it = partial(progress, "proving the result")
@@ -156,6 +157,8 @@ def _notebook(
 ) -> Notebook:
     """Of the computation that all of these determine."""
     weights = hashlib.sha256(model.onnx).hexdigest()
-    case = json.dumps([METHOD, weights, form.name, conf, iou, calibration, search])
+    versions = [version(package) for package in ("vidai", "onnxruntime", "numpy")]
+    model_of = [weights, type(model).__qualname__, conf, iou]
+    case = json.dumps([METHOD, versions, *model_of, form.name, calibration, search])
     name = hashlib.sha256(case.encode()).hexdigest()[:32]
     return Notebook(cache_folder("quantization") / name)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from vidai.models.nodes import reads
 from vidai.quantization.formats import Format
-from vidai.quantization.graph import Layer, reads
+from vidai.quantization.graph import Layer
 from vidai.quantization.layers import QuantizedLayer
 
 Array = npt.NDArray[Any]

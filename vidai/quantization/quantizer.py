@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from statistics import mean
 
+import numpy as np
 import onnx
 import onnx.helper
 
@@ -16,7 +17,7 @@ from vidai.errors import ModelError
 from vidai.models.half import half
 from vidai.models.model import Model
 from vidai.precision import f1
-from vidai.quantization.calibration import look, work
+from vidai.quantization.calibration import Seen, look, work
 from vidai.quantization.damage import damages
 from vidai.quantization.formats import Format
 from vidai.quantization.graph import Layer, Network, node_name
@@ -33,6 +34,9 @@ Progress = Callable[[float], None]  # called with how much is done, 0–1
 # Agreement in the search is the mean of the F1 at thresholds around the detector's, by these parts
 # of its distance to 0 or 1: at one alone a box more or less would decide.
 AROUND = (-0.2, -0.1, 0.0, 0.1, 0.2)
+
+
+DAMAGE_PICTURES = 48  # at most, evenly: their tensors are in memory all at once
 
 
 class Quantizer:
@@ -66,10 +70,30 @@ class Quantizer:
     def calibrate(self, progress: Progress) -> None:
         """Find each layer's form in eight bits."""
         missing = [layer for node, layer in self.layers.items() if not self._recalled(node)]
-        for layer, seen in look(self.network, missing, self.calibrating, self.runner, progress):
+        looked, made = 0.0, 0
+
+        def looking(part: float) -> None:
+            nonlocal looked
+            looked = part
+            progress((looked + made / len(missing)) / 2)
+
+        for layer, seen in look(self.network, missing, self.calibrating, self.runner, looking):
             node = node_name(layer.node, layer.op)
             self.quantized[node] = quantized(self.network, layer, seen, self.form)
+            self._check_range(layer, seen, self.quantized[node])
             self.notebook.keep_arrays(f"layer {node}", asdict(self.quantized[node]))
+            made += 1
+            progress((looked + made / len(missing)) / 2)
+
+    def _check_range(self, layer: Layer, seen: Seen, made: QuantizedLayer) -> None:
+        """Raises ModelError for numbers that the other layers' type cannot hold."""
+        largest = max(float(np.abs(part).max()) for part in (seen.low, seen.high, made.bias))
+        if largest > np.finfo(self.form.rest).max:
+            raise ModelError(
+                f"model {self.network.name}: layer {layer.name} has numbers up to {largest:.3g}, "
+                f"beyond {self.form.rest}, in which what is not {self.form.name} would compute: "
+                f"such a model can only be quantised to int8"
+            )
 
     def _recalled(self, node: str) -> bool:
         kept = self.notebook.arrays(f"layer {node}") or {}
@@ -84,14 +108,14 @@ class Quantizer:
             self.network,
             self._chosen(self.layers),
             self.form,
-            self.searching,
+            self.searching[:: -(-len(self.searching) // DAMAGE_PICTURES)],
             self.judge,
             self.runner,
             self.notebook.number,
             progress,
         )
 
-    def search(self, target: float, progress: Progress) -> list[Choice]:
+    def search(self, progress: Progress) -> list[Choice]:
         """Sets of layers with their agreement, by falling share of the work."""
         references: list[list[Detections]] = []
 
@@ -105,7 +129,7 @@ class Quantizer:
             return self.notebook.number(f"agreement {digest}", lambda: agreement(layers))
 
         macs = {node: self.work[layer.node] for node, layer in self.layers.items()}
-        return search(self.damages, macs, target, known, progress)
+        return search(self.damages, macs, known, progress)
 
     def _found(self, layers: frozenset[str]) -> list[list[Detections]]:
         """Detections in the search's pictures, as they are and mirrored, for each threshold."""
@@ -148,7 +172,7 @@ class Quantizer:
         for layer in self.network.layers:
             node = node_name(layer.node, layer.op)
             inside = node in choice.layers
-            why = layer.why or ("" if inside else "does too much damage")
+            why = layer.why or ("" if inside else "too much damage for its work")
             found.append(
                 LayerRecord(
                     name=layer.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -43,9 +42,11 @@ class Item:
         return cls(data, placement, (frame.width, frame.height), where)
 
     def mirrored(self) -> Item:
-        """The input as a mirror shows it. Boxes are then of a mirrored picture, off by the padding:
-        of use only to compare models with each other."""
-        return replace(self, data=np.ascontiguousarray(self.data[..., ::-1]))
+        """As a mirror shows it, padding included."""
+        across = self.picture[0] * self.placement.scale_x
+        beyond = self.data.shape[3] - self.placement.pad_x - across
+        placement = replace(self.placement, pad_x=beyond)
+        return replace(self, data=np.ascontiguousarray(self.data[..., ::-1]), placement=placement)
 
 
 class Judge:
@@ -78,9 +79,8 @@ class Judge:
 class Runner:
     """Runs models, one picture on each core."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self.workers)
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers)
 
     def close(self) -> None:
         """Leaves what has not begun undone."""

@@ -28,7 +28,6 @@ def fitted(choices: Sequence[Choice]) -> list[float]:
 def search(
     damages: Mapping[str, float],
     macs: Mapping[str, int],
-    target: float,
     agreement: Callable[[frozenset[str]], float],
     progress: Callable[[float], None],
 ) -> list[Choice]:
@@ -36,8 +35,7 @@ def search(
 
     Layers leave by their damage for each multiply-accumulate, greatest first, which spends the
     least work on a budget of damage, since damages add up (Dantzig's rule for knapsacks).
-    agreement: of a set of layers. Where all of them miss at most half of what the target lets
-    them miss, nothing else is tried.
+    agreement: of a set of layers.
     """
     order = sorted(damages, key=lambda node: (-damages[node] / macs[node], node))
     total = sum(macs.values())
@@ -49,9 +47,6 @@ def search(
     for place in places:
         tried.append(Choice(sets[place], shares[place], agreement(sets[place])))
         progress(len(tried) / len(places))
-        if len(tried) == 1 and 1 - tried[0].agreement <= (1 - target) / 2:
-            break
-    progress(1)
     return tried
 
 
