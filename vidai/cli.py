@@ -309,7 +309,7 @@ def evaluate(
 
     With labels: COCO's average precision, 0 to 1. As for the figures that models are published
     with, every box counts from a score of 0.001 on, a weaker one is dropped only above an overlap
-    of 0.65, and of a picture the 100 best are taken. Needs the extra `eval`.
+    of 0.65, and of a class in a picture the 100 best are taken. Needs the extra `eval`.
 
     With --against: how many boxes a run of either model would show (from a score of 0.35 on,
     overlap 0.45), and how many are of both: one class, IoU 0.5 or more. F1 is 1 where all are.

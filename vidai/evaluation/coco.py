@@ -23,8 +23,6 @@ from vidai.models.coco import CATEGORIES, COCO
 from vidai.tags import reason
 from vidai.types import Detections, Frame
 
-BOXES = 100  # of a picture, the best ones: COCO's own limit
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -240,7 +238,8 @@ def check_evaluator() -> None:
 def accuracy(labels: Labels, classes: Classes, found: Sequence[Detections]) -> Accuracy:
     """Of what was found in each picture of the labels, in common numbers of the classes.
 
-    classes: the file is its first side. Of each picture the BOXES best count.
+    classes: the file is its first side. Of each picture the 100 best of a class count: COCO's own
+    limit, which the evaluator keeps.
     """
     from faster_coco_eval import COCO as Annotations  # noqa: N811
     from faster_coco_eval import COCOeval_faster
@@ -273,10 +272,7 @@ def accuracy(labels: Labels, classes: Classes, found: Sequence[Detections]) -> A
         }
         for picture, best in enumerate(found)
         for (x1, y1, x2, y2), score, class_id in zip(
-            best.boxes[:BOXES].astype(float).tolist(),
-            best.scores[:BOXES],
-            best.class_ids[:BOXES],
-            strict=True,
+            best.boxes.astype(float).tolist(), best.scores, best.class_ids, strict=True
         )
     ]
     for number, box in enumerate(boxes, 1):
