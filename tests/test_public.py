@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import vidai
+from tests.squares import crowd_clip
+from tests.tiny_model import write_deep_model
 from vidai.config import load_config, pipeline_names
 from vidai.errors import ConfigError
 from vidai.steps import steps_from
@@ -74,14 +76,18 @@ def test_readme_python_runs(
     """As printed; the model's name leads to the tiny model, put where users may put theirs."""
     shutil.copy(tiny_model, tmp_path / "yolox-nano.onnx")
     shutil.copy(ROOT / "samples" / "shapes.mp4", tmp_path / "in.mp4")
+    if "quantize" in code:  # which needs layers for it, and objects
+        write_deep_model(tmp_path / "yolox-nano.onnx")
+        crowd_clip(tmp_path / "in.mp4", range(60))
     monkeypatch.setenv("VIDAI_MODELS", str(tmp_path))
+    monkeypatch.setenv("VIDAI_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     code = code.replace('"person"', '"red"').replace('"car"', '"green"')
     exec(compile(code, "README.md", "exec"), {})
 
 
 def test_readme_has_its_examples() -> None:
-    assert len(README) == 3
+    assert len(README) == 4
     assert all(len(code.strip().splitlines()) <= 12 for code in README)
 
 
