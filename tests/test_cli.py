@@ -218,7 +218,8 @@ def test_an_interrupt_while_the_model_loads_is_quiet(tmp_path: Path) -> None:
     """Ctrl-C before the first frame leaves nothing and no traceback."""
     clip = squares_clip(tmp_path / "in.mp4", frames=5)
     code = (
-        "import time, vidai.detector\n"
+        "import signal, time, vidai.detector\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's job\n"
         "from vidai.cli import main\n"
         "def load(*_, **__):\n"
         "    print('loading', flush=True)\n"
