@@ -18,6 +18,7 @@ from tests.squares import crowd_clip
 from tests.test_decode import frames_of
 from tests.tiny_model import DEEP, write_deep_model
 from vidai.device import Device
+from vidai.errors import ModelError
 from vidai.models import Model, load_model
 from vidai.ops.candidates import Candidates
 from vidai.quantization import damage as damage_module
@@ -484,6 +485,15 @@ def test_damages_are_the_same_from_any_beginning(
         quantizer.measure(lambda part: None)
         assert quantizer.damages == whole
         assert bool(runs) == (first < len(whole))
+
+
+def test_numbers_beyond_float16_are_refused_where_the_rest_is_float16(
+    deep: Model, device: Device, runner: Runner, tmp_path: Path
+) -> None:
+    items = [Item(np.full((1, 3, 128, 128), 1e8, np.float32), Placement(1, 1), (128, 128), "")]
+    with pytest.raises(ModelError, match=r"beyond float16.* can only be quantised to int8"):
+        quantizer_of(deep, items, "fp8", device, runner, tmp_path / "fp8")
+    quantizer_of(deep, items, "int8", device, runner, tmp_path / "int8")
 
 
 def test_rows_in_the_order_of_scores_are_paired_by_what_they_show() -> None:

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from statistics import mean
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.helper
 
@@ -17,7 +19,7 @@ from vidai.errors import ModelError
 from vidai.models.half import half
 from vidai.models.model import Model
 from vidai.precision import f1
-from vidai.quantization.calibration import Seen, look, work
+from vidai.quantization.calibration import look, work
 from vidai.quantization.damage import damages
 from vidai.quantization.formats import Format
 from vidai.quantization.graph import Layer, Network, node_name
@@ -34,7 +36,6 @@ Progress = Callable[[float], None]  # called with how much is done, 0–1
 # Agreement in the search is the mean of the F1 at thresholds around the detector's, by these parts
 # of its distance to 0 or 1: at one alone a box more or less would decide.
 AROUND = (-0.2, -0.1, 0.0, 0.1, 0.2)
-
 
 DAMAGE_PICTURES = 48  # at most, evenly: their tensors are in memory all at once
 
@@ -79,16 +80,17 @@ class Quantizer:
 
         for layer, seen in look(self.network, missing, self.calibrating, self.runner, looking):
             node = node_name(layer.node, layer.op)
+            self._check_range(layer, seen.low, seen.high)
             self.quantized[node] = quantized(self.network, layer, seen, self.form)
-            self._check_range(layer, seen, self.quantized[node])
+            self._check_range(layer, self.quantized[node].bias)
             self.notebook.keep_arrays(f"layer {node}", asdict(self.quantized[node]))
             made += 1
             progress((looked + made / len(missing)) / 2)
 
-    def _check_range(self, layer: Layer, seen: Seen, made: QuantizedLayer) -> None:
+    def _check_range(self, layer: Layer, *numbers: npt.NDArray[Any]) -> None:
         """Raises ModelError for numbers that the other layers' type cannot hold."""
-        largest = max(float(np.abs(part).max()) for part in (seen.low, seen.high, made.bias))
-        if largest > np.finfo(self.form.rest).max:
+        largest = max(float(np.abs(part).max()) for part in numbers)
+        if largest > float(np.finfo(self.form.rest).max):
             raise ModelError(
                 f"model {self.network.name}: layer {layer.name} has numbers up to {largest:.3g}, "
                 f"beyond {self.form.rest}, in which what is not {self.form.name} would compute: "
