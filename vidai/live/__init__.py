@@ -1,0 +1,1 @@
+"""A worker over live streams: read worker.py first."""

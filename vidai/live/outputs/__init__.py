@@ -1,0 +1,1 @@
+"""One module a kind of output: `Options` and `open`, see vidai.live.output."""
