@@ -7,6 +7,7 @@
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from vidai.api import detect, run
 from vidai.detector import Detector
@@ -21,6 +22,9 @@ from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
 from vidai.steps import Overlay, Redact
 from vidai.types import Detections, Frame
+
+if TYPE_CHECKING:
+    from vidai.live.worker import Worker
 
 __version__ = version("vidai")
 
@@ -38,9 +42,19 @@ __all__ = [
     "Report",
     "VidaiError",
     "VideoFile",
+    "Worker",
     "detect",
     "evaluate",
     "open_device",
     "quantize",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Worker is loaded when it is asked for: it needs the extra `serve`."""
+    if name != "Worker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vidai.serving import live
+
+    return live("worker").Worker

@@ -21,6 +21,7 @@ from vidai.sinks.video import VideoFile
 from vidai.sources.file import FileSource
 from vidai.steps import steps_from
 from vidai.tags import reason
+from vidai.tracking import Tracker
 from vidai.trial import settled
 from vidai.types import Detections, Frame
 
@@ -39,6 +40,7 @@ def run(
     iou: float | None = None,
     classes: Iterable[str | int] | None = None,
     precision: str | None = None,
+    track: bool | None = None,
     records: PathLike | None = None,
     report: PathLike | None = None,
     codec: str = "h264",
@@ -61,7 +63,8 @@ def run(
 
     output: annotated video (.mp4, .mov, .mkv, .webm), None to draw and encode nothing.
     pipeline: a ready pipeline ("detect", "anonymize") or a YAML file; model, family,
-    conf, iou and classes override what it says. precision: "fp32", "fp16", "fp8", "int8", or
+    conf, iou, classes and track override what it says. track: each object has an id that stays
+    with it over the frames; needs the extra `track`. precision: "fp32", "fp16", "fp8", "int8", or
     "auto", the default on a GPU: the fastest that finds the same in frames of this file, measured
     at the first run there; on the CPU the default is the model as it is, and others are for
     comparing, not for speed. records: one JSON line a frame. report: the returned report as
@@ -80,6 +83,7 @@ def run(
     _check_distinct(output, records, report)
     config = load_config(pipeline)
     steps = steps_from(config.steps)
+    tracker = Tracker() if (config.track if track is None else track) else None
     if isinstance(device, str):
         opened = open_device(device, strict_gpu=strict_gpu)
     elif strict_gpu and not device.strict:
@@ -123,6 +127,7 @@ def run(
         running = Pipeline(
             source,
             detector,
+            tracker=tracker,
             steps=steps if output is not None else (),
             sinks=sinks,
             max_frames=max_frames,
@@ -164,6 +169,7 @@ def detect(
     iou: float = 0.45,
     classes: Iterable[str | int] | None = None,
     precision: str | None = None,
+    track: bool = False,
     start: float | None = None,
     end: float | None = None,
     max_frames: int | None = None,
@@ -175,6 +181,7 @@ def detect(
     as long as you keep them. The options are those of `run`. Damaged input gives what can
     be read and a warning; strict makes it a DecodeError. Raises VidaiError.
     """
+    tracker = Tracker() if track else None
     with FileSource(input, start=start, end=end) as source:
         detector = Detector(
             model,
@@ -186,7 +193,7 @@ def detect(
             precision=precision,
         )
         detector = settled(detector, source)
-        pipeline = Pipeline(source, detector, max_frames=max_frames, strict=strict)
+        pipeline = Pipeline(source, detector, tracker=tracker, max_frames=max_frames, strict=strict)
         with closing(pipeline.results()) as results:
             yield from results
         if told := pipeline.damage():

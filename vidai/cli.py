@@ -81,6 +81,7 @@ def cli() -> None:
     vidai run in.mp4 out.mp4                        find objects and draw them
     vidai run in.mp4 out.mp4 --pipeline anonymize   find faces and blur them
     vidai run in.mp4 --records out.jsonl            detections only, nothing drawn
+    vidai serve cameras.yaml                        many live streams, for months
     vidai probe in.mp4                              what is in a file
     vidai eval yolox-nano --data labels.json        how good a model is
     vidai quantize yolox-s -o fp8.onnx --calibrate videos/
@@ -175,6 +176,12 @@ LEVEL = click.FloatRange(0, 1)
 @click.option("--iou", type=LEVEL, help="Overlap above which the weaker box goes.")
 @click.option("--classes", metavar="NAME,…", callback=_classes, help="Keep only these classes.")
 @click.option(
+    "--track/--no-track",
+    default=None,
+    help="Give each object a number that stays with it over the frames: drawn as #7, track_id in "
+    "records. Needs the extra `track`.  [default: the pipeline's]",
+)
+@click.option(
     "--records",
     type=click.Path(path_type=Path, allow_dash=True),
     help="One JSON line a frame; - for stdout.",
@@ -224,6 +231,7 @@ def run(
     \b
     vidai run street.mp4 boxes.mp4 --classes person,car --conf 0.5
     vidai run party.mov safe.mp4 --pipeline anonymize
+    vidai run street.mp4 --track --records tracks.jsonl
     vidai run long.mkv --records found.jsonl --start 1:00:00 --end 1:05:00
     """
     from vidai import api, terminal
@@ -344,6 +352,68 @@ def evaluate(
         terminal.evaluation(found)
     if found.unread:
         ctx.exit(EXIT_DAMAGED)
+
+
+@cli.command()
+@click.argument("config", metavar="CAMERAS.yaml", type=FILE)
+@click.option("--check", is_flag=True, help="Say whether the file can be served, and end.")
+@click.option("--host", metavar="ADDRESS", help="Where pages are served.  [default: the file's]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option(
+    "--log",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="auto: text on a terminal, else JSON.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+)
+@verbose
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    /,
+    config: Path,
+    check: bool,
+    host: str | None,
+    port: int | None,
+    log: str,
+    log_level: str,
+) -> None:
+    """Read the live streams of CAMERAS.yaml until stopped; needs the extra `serve`.
+
+    \b
+    model: yolox-nano
+    streams:
+      front:
+        url: rtsp://user:${CAMERA_PASSWORD}@10.0.0.5/stream1
+        outputs: [hls, jsonl, {record: {keep_days: 7}}]
+
+    Every stream is read again and again, whatever its camera does. The page at the address that
+    is told at the start shows them live. The file is read again when it changes, and on SIGHUP;
+    SIGTERM and Ctrl-C let what was read go through, and close every file.
+    """
+    from vidai import serving, terminal
+
+    if check:
+        click.echo(serving.checked(config))
+        return
+    with terminal.download(False) as on_download, terminal.engine(False) as on_build:
+        done = serving.serve(
+            config,
+            host=host,
+            port=port,
+            text={"auto": None, "json": False, "text": True}[log],
+            level=log_level.upper(),
+            download=on_download,
+            build=on_build,
+        )
+    if not done:
+        raise Failure("some outputs hung and were not closed in time")
 
 
 @cli.command()

@@ -16,7 +16,8 @@ from vidai.resources import folder
 class PipelineConfig:
     """What a pipeline file may say.
 
-    model: catalog name or path; a relative path is seen from the file's folder. steps:
+    model: catalog name or path; a relative path is seen from the file's folder. track: whether
+    detections get ids that stay with an object, see vidai.tracking. steps:
     a list of step names, or of {name: {option: value}}, see vidai.steps.
     """
 
@@ -26,6 +27,7 @@ class PipelineConfig:
     conf: float = 0.35
     iou: float = 0.45
     classes: list[str] | None = None
+    track: bool = False
     steps: list[Any] = field(default_factory=list)
 
 
@@ -67,7 +69,9 @@ def _check_types(path: Path, data: dict[str, Any]) -> None:
     number = (int, float)
     wanted: dict[str, Any] = dict.fromkeys(("model", "description", "family"), str)
     wanted |= dict.fromkeys(("conf", "iou"), number) | dict.fromkeys(("classes", "steps"), list)
+    wanted["track"] = bool
     for key, value in data.items():
-        if not isinstance(value, wanted[key]) or isinstance(value, bool):
-            kind = {number: "a number", str: "text", list: "a list"}[wanted[key]]
+        if not isinstance(value, wanted[key]) or (isinstance(value, bool) and key != "track"):
+            kinds = {number: "a number", str: "text", list: "a list", bool: "true or false"}
+            kind = kinds[wanted[key]]
             raise ConfigError(f"{path}: {key} must be {kind}, not {value!r}")

@@ -159,6 +159,11 @@ class Detector:
         self._idle.append((run.session, run.inputs))  # only now: its buffers are free
         return found
 
+    def prepare(self, count: int) -> None:
+        """Open as many sessions before the first frames come; a GPU's engine is built then."""
+        while len(self._idle) < count:
+            self._idle.append((self._open_session(), {}))
+
     def _check(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             if frame.device != self.device:

@@ -29,12 +29,14 @@ class EncoderSettings:
 
     quality: the codec's CRF scale (on NVENC its constant quality), lower is better. preset: by
     the encoder's own name. bframes: pictures between two others that may refer to both.
+    live: each picture is a packet at once, and one a second is a keyframe.
     """
 
     codec: str = "h264"
     quality: int | None = None
     preset: str | None = None
     bframes: int | None = None
+    live: bool = False
 
 
 class Decoder(Protocol):
@@ -170,7 +172,9 @@ class Device(Protocol):
         """The frame itself if it may be drawn on, else a private copy."""
         ...
 
-    def decoder(self, stream: VideoStream, info: StreamInfo) -> Decoder: ...
+    def decoder(self, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False) -> Decoder:
+        """low_delay: give each picture as soon as it can be shown, at the cost of throughput."""
+        ...
 
     def encoder(self, info: StreamInfo, settings: EncoderSettings) -> Encoder: ...
 

@@ -38,6 +38,7 @@ from vidai.errors import ConfigError, DecodeError, VidaiError, located
 from vidai.report import Report
 from vidai.sources.file import INTERLEAVE, FileSource
 from vidai.steps import Step
+from vidai.tracking import Tracker
 from vidai.transfers import Transfers
 from vidai.types import Detections, Frame
 
@@ -91,7 +92,8 @@ class Pipeline:
     """One pass of one source through a detector, steps that change frames, and sinks.
 
     source: a path, or an open FileSource, which stays open. detector: None lets frames
-    through with no detections. steps: called in order as `frame = step(frame, detections)`.
+    through with no detections. tracker: gives detections ids that stay with an object, one for
+    each pipeline. steps: called in order as `frame = step(frame, detections)`.
     max_frames: stop after so many. strict: damaged input is a DecodeError instead of a
     count in the report. max_host_bytes_per_frame: a TransferError once more than that crossed
     between host and device memory, on average, by whoever uses the device; None: no limit.
@@ -102,6 +104,7 @@ class Pipeline:
         source: str | FileSource,
         detector: Detector | None = None,
         *,
+        tracker: Tracker | None = None,
         steps: Sequence[Step] = (),
         sinks: Sequence[Sink] = (),
         device: Device | None = None,
@@ -113,6 +116,7 @@ class Pipeline:
             raise ConfigError(f"max_frames is a number from 1 up, not {max_frames}")
         self.source = source if isinstance(source, FileSource) else FileSource(source)
         self.detector = detector
+        self.tracker = tracker
         self.steps = tuple(steps)
         self.sinks = tuple(sinks)
         self.device = device or (detector.device if detector else open_device())
@@ -136,6 +140,7 @@ class Pipeline:
             height=info.height,
             source_codec=info.codec,
             expected_frames=_expected_frames(self.source, max_frames),
+            tracks=tracker.counts if tracker else None,
         )
         self._notes: list[str] = []
         self._own_source = not isinstance(source, FileSource)
@@ -360,6 +365,8 @@ class Pipeline:
             with closing(read(submit)) as entries:
                 for item, pending in entries:
                     detections, seconds = pending.result() if pending else (nothing, 0.0)
+                    if self.tracker and isinstance(item, Frame):
+                        detections = self.tracker.update(detections, item.time)
                     yield item, detections, seconds
 
     # Writer thread of run().

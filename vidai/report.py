@@ -40,7 +40,8 @@ class Report:
     precision: what the model runs in and why; None: as it was given.
     seconds: wall clock from the start of the run. first_frame_seconds: until the first
     frame was through all sinks. cpu_seconds: of the whole process. stages: seconds that
-    each stage was busy, summed over its threads. detections: count by class name.
+    each stage was busy, summed over its threads. detections: count by class name; tracks: how
+    many different things that were, those of a single frame not counted, None without tracking.
     damaged: packets or frames of the input that could not be read whole.
     expected_frames: an estimate from the container, None when it does not say.
     transfers: what crossed between host and device memory meanwhile, by all who use the device.
@@ -62,6 +63,7 @@ class Report:
     first_frame_seconds: float | None = None
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     detections: Counter[str] = field(default_factory=Counter)
+    tracks: Counter[str] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     transfers: Transfers = field(default_factory=Transfers)
     damaged: int = 0

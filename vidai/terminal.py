@@ -180,6 +180,9 @@ def summary(report: Report) -> None:
         more = f", and {len(found) - 12} more classes" if len(found) > 12 else ""
         counts = ", ".join(f"{name} {n}" for name, n in found[:12]) or "nothing"
         table.add_row("found", escape(counts + more))
+    if report.tracks is not None:
+        counts = ", ".join(f"{name} {n}" for name, n in report.tracks.most_common(12)) or "nothing"
+        table.add_row("tracks", escape(counts))
     if report.precision:
         table.add_row("precision", escape(f"{report.precision.name}: {report.precision.why}"))
     if report.device != "cpu":

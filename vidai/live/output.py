@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 from pydantic import BaseModel, ConfigDict
 
@@ -121,6 +121,11 @@ class Media:
     def has_audio(self) -> bool:
         return self._audio is not None
 
+    @property
+    def audio(self) -> AudioStream | None:
+        """A template of the sound for another Media, whose pictures are others."""
+        return self._audio
+
     def add_to(
         self, container: OutputContainer, *, audio: bool = True
     ) -> dict[Literal["video", "audio"], Stream]:
@@ -212,9 +217,3 @@ class Output:
     def status(self) -> OutputStatus:
         """May be asked in any thread."""
         raise NotImplementedError
-
-
-def templates_of(container: InputContainer) -> tuple[VideoStream, AudioStream | None]:
-    """The first video and the first sound of a container."""
-    audios = container.streams.audio
-    return container.streams.video[0], audios[0] if audios else None

@@ -6,7 +6,6 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vidai.errors import ConfigError, DecodeError
-from vidai.tags import bit_depth, codec_of, color_of, display_matrix_of, reason
-from vidai.types import Frame, StreamInfo
+from vidai.sources.description import describe
+from vidai.tags import codec_of, reason
+from vidai.types import Frame
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
@@ -71,7 +71,15 @@ class FileSource:
             video = _choose_video(probe, self.path)
             first = _first_frame(probe, video)
             origin = _origin(probe, first)
-            self.info = _describe(self.path, probe, video, first, origin)
+            duration = probe.duration
+            self.info = describe(
+                str(self.path),
+                self.path.name,
+                video,
+                first,
+                start=float(origin),
+                duration=duration / av.time_base if duration and duration > 0 else None,
+            )
             self.begin = None if start is None else origin + _exact(start)
             self.until = None if end is None else origin + _exact(end)
             if start and self.info.duration and start >= self.info.duration:
@@ -270,42 +278,6 @@ def _origin(container: InputContainer, first: VideoFrame | None) -> Fraction:
     if first is not None and first.pts is not None and first.time_base is not None:
         return first.pts * first.time_base
     return Fraction(0)
-
-
-def _describe(
-    path: Path,
-    container: InputContainer,
-    video: VideoStream,
-    frame: VideoFrame | None,
-    origin: Fraction,
-) -> StreamInfo:
-    context = video.codec_context
-    picture = frame or context
-    width, height, pixel_format = picture.width, picture.height, picture.format
-    if not (width and height and pixel_format and video.time_base):
-        raise DecodeError(
-            f"{path}: not one picture of its {context.codec.canonical_name} video can be decoded"
-        )
-    duration = container.duration
-    color = color_of(picture, pixel_format, height)
-    if context.codec.canonical_name == "mjpeg" and not color.range:
-        color = replace(color, range=2)  # JPEG has no other; FFmpeg leaves gray ones untagged
-    return StreamInfo(
-        name=path.name,
-        codec=context.codec.canonical_name,
-        width=width,
-        height=height,
-        pixel_format=pixel_format.name,
-        time_base=video.time_base,
-        frame_rate=video.average_rate or video.guessed_rate or None,
-        color=color,
-        bit_depth=bit_depth(pixel_format),
-        sample_aspect_ratio=video.sample_aspect_ratio or Fraction(1),
-        interlaced=frame is not None and frame.interlaced_frame,
-        display_matrix=display_matrix_of(frame) if frame else None,
-        start=float(origin),
-        duration=duration / av.time_base if duration and duration > 0 else None,
-    )
 
 
 def _end_of(packet: av.Packet[Any]) -> int:

@@ -89,8 +89,10 @@ class CpuDevice:
     def writable(self, frame: Frame) -> Frame:
         return frame if frame.writable else private_copy(frame)
 
-    def decoder(self, stream: VideoStream, info: StreamInfo) -> CpuDecoder:
-        return CpuDecoder(self, stream, info)
+    def decoder(
+        self, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False
+    ) -> CpuDecoder:
+        return CpuDecoder(self, stream, info, low_delay=low_delay)
 
     def encoder(self, info: StreamInfo, settings: EncoderSettings) -> CpuEncoder:
         return CpuEncoder(info, settings)

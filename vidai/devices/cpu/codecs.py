@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 from av.container import OutputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -101,7 +101,9 @@ class CpuDecoder:
     marks as damaged; the latter are delivered all the same.
     """
 
-    def __init__(self, device: Device, stream: VideoStream, info: StreamInfo) -> None:
+    def __init__(
+        self, device: Device, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False
+    ) -> None:
         self.damaged = 0
         self.notes: list[str] = []
         self._device = device
@@ -112,7 +114,8 @@ class CpuDecoder:
         # Threads a frame each are faster, but FFmpeg's HEVC decoder can wait for one of its
         # own for ever when it is closed after damage.
         self._context.thread_type = "SLICE" if info.codec == "hevc" else "AUTO"
-        self._context.thread_count = _threads()
+        # Each thread has a frame of its own, and gives it back as many frames later.
+        self._context.thread_count = 1 if low_delay else _threads()
 
     def decode(self, packet: av.Packet[Any] | None) -> list[Frame]:
         """Frames that this packet completes, in display order; None flushes.
@@ -217,6 +220,7 @@ class _Codec:
     full_range_format: str
     even_only: bool
     options: tuple[tuple[str, str], ...] = ()
+    live_options: tuple[tuple[str, str], ...] = ()
 
 
 _X26X_PRESETS = (
@@ -224,10 +228,14 @@ _X26X_PRESETS = (
     *("medium", "slow", "slower", "veryslow", "placebo"),
 )
 CODECS = {
-    "h264": _Codec("libx264", 23, "veryfast", 51, _X26X_PRESETS, "yuvj420p", True),
+    "h264": _Codec(
+        *("libx264", 23, "veryfast", 51, _X26X_PRESETS, "yuvj420p", True),
+        live_options=(("tune", "zerolatency"), ("forced-idr", "1"), ("g", "600")),
+    ),
     "hevc": _Codec(
         *("libx265", 26, "veryfast", 51, _X26X_PRESETS, "yuvj420p", True),
         options=(("x265-params", "log-level=none"),),
+        live_options=(("tune", "zerolatency"), ("forced-idr", "1"), ("g", "600")),
     ),
     "av1": _Codec(
         *("libsvtav1", 32, "8", 63, tuple(str(n) for n in range(14)), "yuv420p", False),
@@ -276,6 +284,7 @@ class CpuEncoder:
         self._settings = settings
         self._codec = _choose_codec(settings)
         self._clock = Clock()
+        self._next_keyframe = 0  # ticks, where settings.live
         self._stream: VideoStream | None = None
         padding = self._codec.even_only
         self._width = info.width + (info.width % 2 if padding else 0)
@@ -313,6 +322,8 @@ class CpuEncoder:
         }
         if settings.bframes is not None:
             options["bf"] = str(settings.bframes)
+        if settings.live:
+            options |= dict(codec.live_options)
         stream = cast("VideoStream", container.add_stream(codec.name, rate=rate, options=options))
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self._width, self._height, self._format
@@ -321,7 +332,7 @@ class CpuEncoder:
         color = info.color
         context.color_range, context.colorspace = color.range, color.matrix
         context.color_primaries, context.color_trc = color.primaries, color.transfer
-        context.thread_count = _threads()
+        context.thread_count = 1 if settings.live else _threads()
         context.flags |= Flags.frame_duration
         if settings.codec == "hevc" and container.format.name in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # Apple's players know no other
@@ -344,7 +355,8 @@ class CpuEncoder:
             picture = self._picture(frame)
             picture.pts = self._clock.next(frame.pts if pts is None else pts)
             picture.time_base = self._info.time_base
-            picture.pict_type = 0  # else the source's choice of I, P and B is forced
+            # Anything else is forced, as would be the source's choice of I, P and B.
+            picture.pict_type = PictureType.I if self._needs_keyframe(picture) else 0
         try:
             packets = self._stream.encode(picture)
         except EOFError:
@@ -358,6 +370,14 @@ class CpuEncoder:
             _mend_dts(packets)
         self._written += len(packets)
         return packets
+
+    def _needs_keyframe(self, picture: VideoFrame) -> bool:
+        """Whether a second has passed since the last one, where somebody waits for it."""
+        assert picture.pts is not None
+        if not self._settings.live or picture.pts < self._next_keyframe:
+            return False
+        self._next_keyframe = picture.pts + round(1 / self._info.time_base)
+        return True
 
     def _picture(self, frame: Frame) -> VideoFrame:
         """The frame as the encoder takes it, without a copy where it fits."""

@@ -108,8 +108,8 @@ class CudaDevice:
         surface = surface_of(copy, s.width, s.height)
         return replace(frame, surface=surface, device=self, writable=True)
 
-    def decoder(self, stream: VideoStream, info: StreamInfo) -> Decoder:
-        return open_decoder(self.lane(), stream, info)
+    def decoder(self, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False) -> Decoder:
+        return open_decoder(self.lane(), stream, info, low_delay=low_delay)
 
     def encoder(self, info: StreamInfo, settings: EncoderSettings) -> Encoder:
         return open_encoder(self, info, settings)

@@ -48,7 +48,9 @@ _TO_ANNEX_B = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 _REORDER = 16  # pictures at most between decode and display order, in any codec
 
 
-def open_decoder(lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> Decoder:
+def open_decoder(
+    lane: CudaDevice, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False
+) -> Decoder:
     """A decoder on NVDEC where it can decode the stream, else on the CPU, which is told.
 
     Raises DecodeError for the latter where the device is strict.
@@ -59,12 +61,12 @@ def open_decoder(lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> Dec
     except DeviceUnavailable as error:
         refusal = str(error)
     if refusal is None:
-        return NvDecoder(lane, stream, info)
+        return NvDecoder(lane, stream, info, low_delay=low_delay)
     if lane.strict:
         raise DecodeError(
             f"{info.name}: NVDEC cannot decode it, {refusal}; strict-gpu forbids the CPU to"
         )
-    return UploadingDecoder(lane, stream, info, refusal)
+    return UploadingDecoder(lane, stream, info, refusal, low_delay=low_delay)
 
 
 def why_not(lane: CudaDevice, info: StreamInfo, profile: str | None, headers: bytes) -> str | None:
@@ -106,7 +108,9 @@ class NvDecoder:
     NVDEC conceals is counted; what it refuses is a DecodeError.
     """
 
-    def __init__(self, lane: CudaDevice, stream: VideoStream, info: StreamInfo) -> None:
+    def __init__(
+        self, lane: CudaDevice, stream: VideoStream, info: StreamInfo, *, low_delay: bool = False
+    ) -> None:
         self.damaged = 0
         self.notes: list[str] = []
         self._lane = lane
@@ -117,6 +121,7 @@ class NvDecoder:
         self._pts: dict[int, int | None] = {}  # of packets without a picture yet, by number
         self._dts: list[tuple[int, int]] = []  # and number, of those without pts: a heap
         self._reorders = stream.codec_context.has_b_frames
+        self._latency = "LOW" if low_delay and not self._reorders else "NATIVE"
         self._time: int | None = None  # pts of the packet that NVDEC has
         self._header = b""
         name = _TO_ANNEX_B.get(info.codec)
@@ -134,6 +139,7 @@ class NvDecoder:
                 cudacontext=self._lane.gpu.context,
                 cudastream=int(self._lane.stream.handle),
                 usedevicememory=True,
+                latency=getattr(nvc().DisplayDecodeLatencyType, self._latency),
             )
 
     def decode(self, packet: av.Packet[Any] | None) -> list[Frame]:
@@ -253,13 +259,19 @@ class UploadingDecoder:
     """Implements vidai.device.Decoder on the CPU, with one upload a frame."""
 
     def __init__(
-        self, lane: CudaDevice, stream: VideoStream, info: StreamInfo, refusal: str
+        self,
+        lane: CudaDevice,
+        stream: VideoStream,
+        info: StreamInfo,
+        refusal: str,
+        *,
+        low_delay: bool = False,
     ) -> None:
         self.notes = [
             f"{info.name} is decoded on the CPU and uploaded, since NVDEC cannot: {refusal}"
         ]
         self._lane = lane
-        self._decoder = CpuDecoder(lane, stream, info)
+        self._decoder = CpuDecoder(lane, stream, info, low_delay=low_delay)
 
     @property
     def damaged(self) -> int:

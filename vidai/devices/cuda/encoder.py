@@ -175,12 +175,17 @@ class NvEncoder:
                 gpu_id=self._lane.gpu.index,
                 codec=settings.codec,
                 preset=(settings.preset or DEFAULT_PRESET).upper(),
-                tuning_info="high_quality",
+                **self._timing(rate),
                 rc="vbr",
                 cq=codec.quality if settings.quality is None else settings.quality,
                 bf=self._bframes,
                 fps=f"{rate.numerator}/{rate.denominator}",
             )
+
+    def _timing(self, rate: Fraction) -> dict[str, Any]:
+        if not self._settings.live:
+            return {"tuning_info": "high_quality"}
+        return {"tuning_info": "low_latency", "gop": max(1, round(rate))}
 
     def _first_packet(self) -> bytes:
         """What a session of these settings begins with: a container wants the headers in it

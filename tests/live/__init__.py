@@ -1,0 +1,1 @@
+"""Live streams for tests: a camera, a network that misbehaves."""

@@ -1,0 +1,147 @@
+"""Where live streams meet: frames of all of them, gathered into batches.
+
+A stream has one frame here at a time and waits for it, so first come, first served is fair: who
+has just been served stands behind all others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from vidai.batcher import daemon
+from vidai.errors import located
+from vidai.types import Detections, Frame
+
+
+class Detects(Protocol):
+    """See vidai.detector.Detector."""
+
+    def __call__(self, frames: Sequence[Frame]) -> list[Detections]: ...
+
+    def input_size(self, frame: Frame) -> tuple[int, int]: ...
+
+
+class Found(NamedTuple):
+    """waited: s until its batch began. took: s of the batch."""
+
+    detections: Detections
+    waited: float
+    took: float
+
+
+class _Job:
+    def __init__(self, frame: Frame, came: float) -> None:
+        self.frame = frame
+        self.came = came
+        self.outcome: Found | BaseException | None = None
+        self.done = threading.Event()
+
+
+class Gatherer:
+    """Threads that run a detector on batches.
+
+    A batch goes when it has `max_batch` frames, or when its first has waited for `max_wait` s.
+    count: batches at one time. on_batch: called with the frames of each and its seconds.
+    """
+
+    def __init__(
+        self,
+        detector: Detects,
+        *,
+        max_batch: int,
+        max_wait: float,
+        count: int,
+        on_batch: Callable[[int, float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._detector = detector
+        self._max_batch = max_batch
+        self._max_wait = max_wait
+        self._on_batch = on_batch
+        self._clock = clock
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._gathering = threading.Lock()  # one batch at a time
+        self._closed = False
+        self._threads = [daemon("vidai-detect", self._serve) for _ in range(count)]
+
+    def detect(self, frame: Frame) -> Found:
+        """Waits for it. Raises what went wrong, with the frame's stream and time."""
+        job = _Job(frame, self._clock())
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify_all()
+        job.done.wait()
+        if isinstance(job.outcome, BaseException):
+            raise job.outcome
+        assert job.outcome is not None
+        return job.outcome
+
+    def close(self) -> None:
+        """End the threads once all that waits is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            with self._gathering:
+                batch = self._gather()
+            if not batch:
+                return
+            self._run(batch)
+            del batch  # else the last frames' memory stays until the next
+
+    def _gather(self) -> list[_Job]:
+        """The next batch, waited for; empty once it is closed."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            until = self._waiting[0].came + self._max_wait
+            while len(self._waiting) < self._max_batch and not self._closed:
+                left = until - self._clock()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            key = self._detector.input_size(self._waiting[0].frame)
+            batch: list[_Job] = []
+            for job in list(self._waiting):
+                if len(batch) < self._max_batch and self._detector.input_size(job.frame) == key:
+                    batch.append(job)
+                    self._waiting.remove(job)
+            return batch
+
+    def _run(self, batch: list[_Job]) -> None:
+        began = self._clock()
+        outcomes: list[Detections | BaseException]
+        try:
+            outcomes = [*self._detector([job.frame for job in batch])]
+        except Exception as error:
+            outcomes = self._one_by_one(batch, error)
+        took = self._clock() - began
+        self._on_batch(len(batch), took)
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                job.outcome = located(job.frame, outcome)
+            else:
+                job.outcome = Found(outcome, began - job.came, took)
+            job.done.set()
+
+    def _one_by_one(self, batch: list[_Job], error: Exception) -> list[Detections | BaseException]:
+        """So that one stream's trouble is not that of the others."""
+        if len(batch) == 1:
+            return [error]
+        outcomes: list[Detections | BaseException] = []
+        for job in batch:
+            try:
+                outcomes += self._detector([job.frame])
+            except Exception as failure:
+                outcomes.append(failure)
+        return outcomes

@@ -1,0 +1,505 @@
+"""One stream: a thread that reads, and one that goes on with its frames. The only retry.
+
+    reader                         inbox                 follower
+    connect, demux, decode  ───▶  newest or every  ───▶  detect, track, tell, draw, encode
+       │  (again and again)                                 │
+       └── camera's packets ──▶ outlets ◀── records, events, annotated packets
+
+Whatever its camera does stays in these two threads: others share the detector with it, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Any, Literal
+
+import av
+import numpy as np
+from PIL import Image
+
+from vidai.batcher import daemon
+from vidai.device import Decoder, Device, EncoderSettings
+from vidai.errors import ConfigError, SourceLost, VidaiError
+from vidai.live.annotated import Annotated, Times
+from vidai.live.clock import StreamClock
+from vidai.live.config import StreamConfig
+from vidai.live.events import Event, Events
+from vidai.live.gatherer import Gatherer
+from vidai.live.inbox import Arrived, Inbox
+from vidai.live.metrics import Metrics
+from vidai.live.outlet import Outlet
+from vidai.live.output import CLOCK, Media, Record, Sample
+from vidai.live.rates import Latencies, Rate
+from vidai.live.rules import RuleState
+from vidai.live.status import StreamStatus
+from vidai.live.tracing import Tracer
+from vidai.sources.address import Address
+from vidai.sources.backoff import Backoff
+from vidai.sources.live import LiveSource
+from vidai.steps import Redact, steps_from
+from vidai.tracking import Tracker
+from vidai.types import Detections, Frame, StreamInfo
+
+FLOOD = 2.0  # s of pictures at max_fps that may come at once
+TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
+SNAPSHOT_QUALITY = 80  # of JPEG
+
+
+@dataclass
+class Shared:
+    """What the streams of a worker have in common."""
+
+    device: Device
+    gatherer: Gatherer
+    names: tuple[str, ...]  # of the model's classes
+    metrics: Metrics
+    events: Events
+    tracer: Tracer | None
+
+
+class Pace:
+    """Which frames are due, at a rate."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def due(self, time: float, fps: float) -> bool:
+        """Whether a frame of this time (s, rising) is to be analysed; on average `fps` are."""
+        apart = 1 / fps
+        if not self._next - 2 * apart < time < self._next + 10 * apart:
+            self._next = time
+        if time < self._next - 0.3 * apart:
+            return False
+        self._next += apart
+        return True
+
+
+class Stream:
+    """One camera, from `start` to `stop`.
+
+    granted: analyses a second, set by the worker; None: every frame. state: as in StreamStatus.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: StreamConfig,
+        shared: Shared,
+        make_outlets: Callable[[Callable[..., Event]], Sequence[Outlet]],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.granted: float | None = None
+        self._shared = shared
+        self._device = shared.device.lane()
+        self._address = Address(config.url)
+        self._status = StreamStatus(name, str(self._address), priority=config.priority)
+        self.outlets: Sequence[Outlet] = ()
+        self.outlets = make_outlets(self._emit)
+        self._inbox = Inbox(newest=config.policy == "newest", max_delay=config.max_delay)
+        steps = steps_from(config.steps)
+        # Where something is to be made unrecognisable, a picture in which nobody looked for it
+        # is not shown.
+        self._discreet = any(isinstance(step, Redact) for step in steps)
+        settings = EncoderSettings(config.codec, config.quality, bframes=0, live=True)
+        self._annotated = Annotated(self._device, steps, settings, self.outlets)
+        self._tracker = Tracker() if config.track else None
+        self._rules = RuleState(config.rules) if config.rules else None
+        self._pace = Pace()
+        self._came, self._went, self._analysed = Rate(), Rate(), Rate()
+        self._latencies = Latencies()
+        self._waits = Latencies()
+        self._stopping = Flag()
+        self._source: LiveSource | None = None
+        self._lock = Lock()  # of _source
+        self._media: Media | None = None  # of the connection that is read
+        self._frames = 0
+        self._shown: tuple[Frame, Detections] | None = None
+        self._told: dict[str, float] = {}
+        self._threads: list[Thread] = []
+
+    def start(self) -> None:
+        self._threads = [
+            daemon(f"vidai-read-{self.name}", self._read),
+            daemon(f"vidai-follow-{self.name}", self._follow),
+        ]
+
+    def ask_to_stop(self) -> None:
+        """Read no more; what was read goes through."""
+        self._stopping.set()
+        with self._lock:
+            if self._source is not None:
+                self._source.close()
+
+    def stop(self, timeout: float) -> bool:
+        """End it: frames that were read go through, files are closed. Whether all was done in
+        `timeout` s; else the rest ends later, or with the program."""
+        until = time.monotonic() + timeout
+        self.ask_to_stop()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for outlet in self.outlets:
+            outlet.ask_to_close()
+        closed = [outlet.close(max(0.1, until - time.monotonic())) for outlet in self.outlets]
+        self._shared.metrics.forget(self.name)
+        return all(closed) and not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def native_fps(self) -> float:
+        """Frames a second of the camera, as far as that is known."""
+        return self._came.per_second or 25.0
+
+    def wait_times(self) -> dict[str, float]:
+        """s that frames waited for the detector since this was last asked, as in Latencies."""
+        summary = self._waits.summary()
+        self._waits.clear()
+        return summary
+
+    def status(self) -> StreamStatus:
+        """A copy; frames under way are in `waiting`."""
+        status = self._status
+        ledger = status.ledger
+        return replace(
+            status,
+            fps_in=self._came.per_second,
+            fps_out=self._went.per_second,
+            fps_analysed=self._analysed.per_second,
+            latency=self._latencies.summary(),
+            waiting=len(self._inbox),
+            ledger=replace(ledger, dropped=Counter(ledger.dropped), failed=Counter(ledger.failed)),
+            outputs=[outlet.status() for outlet in self.outlets],
+            watching=any(outlet.kind == "hls" for outlet in self.outlets),
+        )
+
+    @property
+    def status_is_active(self) -> bool:
+        """Whether its frames compete for the device."""
+        return self._status.state in ("connecting", "live")
+
+    def remember(self) -> None:
+        """A point of the history, taken every two seconds."""
+        latency = self._latencies.summary().get("p95", 0.0)
+        self._status.history.append((self._went.per_second, latency))
+
+    def set_rates(self, wanted: float, granted: float | None) -> None:
+        """What was asked for and what is granted, in analyses a second; None: every frame."""
+        self.granted = granted
+        self._status.wanted_fps = wanted
+        self._status.granted_fps = wanted if granted is None else granted
+
+    def snapshot(self) -> bytes | None:
+        """The newest frame as an annotated JPEG; None before there is one."""
+        if self._shown is None:
+            return None
+        drawn = self._annotated.draw(*self._shown)
+        file = io.BytesIO()
+        Image.fromarray(np.asarray(drawn)).save(file, "JPEG", quality=SNAPSHOT_QUALITY)
+        return file.getvalue()
+
+    # The reader's thread.
+
+    def _read(self) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            self._become("connecting")
+            try:
+                self._connect_and_play(backoff)
+            except ConfigError as error:
+                self._become("stopped", str(error))
+                self._emit("failed", f"{self.name} cannot be read: {error}")
+                break
+            except Exception as error:
+                self._lost(error)
+                self._stopping.wait(backoff.after(error))
+            else:
+                break
+        if self._status.state != "stopped":
+            self._become("stopped" if self._stopping.is_set() else "ended")
+        self._inbox.close()
+
+    def _connect_and_play(self, backoff: Backoff) -> None:
+        """Returns when a file has ended, or on `stop`. Raises VidaiError."""
+        config = self.config
+        source = LiveSource(
+            self._address,
+            name=self.name,
+            transport=config.transport,
+            connect_timeout=config.connect_timeout,
+            read_timeout=config.read_timeout,
+            loop=config.loop,
+        )
+        with source:
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._source = source
+            try:
+                backoff.connected()
+                self._connected(source.info)
+                self._play(source)
+            finally:
+                with self._lock:
+                    self._source = None
+                self._end_camera()
+
+    def _play(self, source: LiveSource) -> None:
+        clock = StreamClock(self._last_ticks)
+        info = replace(source.info, time_base=CLOCK)
+        decoder = self._device.decoder(source.video, info, low_delay=True)
+        self._begin_camera(Media(info, source.video, source.audio))
+        meter = Meter(self.config.max_fps)
+        damaged = self._status.damaged
+        last_picture = time.monotonic()
+        for packet in source.packets():
+            arrived = time.monotonic()
+            clock.stamp(packet, time.time())
+            self._last_ticks = clock.last
+            if packet.stream is not source.video:
+                self._sound(packet)
+                continue
+            if not meter.admits(packet.is_keyframe, arrived):
+                self._status.ledger.received += 1
+                self._status.ledger.dropped["flood"] += 1
+                continue
+            frames = decoder.decode(packet)
+            self._status.damaged = damaged + decoder.damaged
+            if frames:
+                last_picture = time.monotonic()
+                info = self._mind_change(packet, info, frames[0].info)
+            elif arrived - last_picture > self.config.read_timeout:
+                raise SourceLost(
+                    f"{self._address} sends packets, but not one picture of them could be decoded "
+                    f"for {self.config.read_timeout:g} s"
+                )
+            self._camera_sample(packet, "video")
+            for frame in frames:
+                self._take(frame, arrived, last_picture - arrived)
+        self._take_rest(decoder)
+
+    _last_ticks = 0  # of CLOCK, over all connections
+
+    def _take_rest(self, decoder: Decoder) -> None:
+        now = time.monotonic()
+        for frame in decoder.decode(None):
+            self._take(frame, now, 0.0)
+
+    def _take(self, frame: Frame, arrived: float, decoding: float) -> None:
+        frame = replace(frame, index=self._frames)
+        self._frames += 1
+        self._came.count()
+        ledger = self._status.ledger
+        ledger.received += 1
+        if dropped := self._inbox.put(Arrived(frame, arrived, decoding)):
+            ledger.dropped["newer came"] += dropped
+
+    def _connected(self, info: StreamInfo) -> None:
+        status = self._status
+        status.connections += 1
+        status.width, status.height = info.display_size
+        status.codec = info.codec
+        self._become("live")
+        self._told.pop("lost", None)
+        again = " again" if status.connections > 1 else ""
+        self._emit(
+            "connected",
+            f"{self.name} is live{again}: {info.codec} {status.width}x{status.height}",
+            address=status.address,
+        )
+
+    def _lost(self, error: Exception) -> None:
+        """Tell why, once for each loss; then again when the reason is another."""
+        reason = str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
+        before = self._status.error
+        self._become("retrying", reason)
+        if reason != before:
+            self._emit("lost", f"{self.name} is lost, trying again: {reason}")
+
+    def _become(self, state: str, error: str | None = None) -> None:
+        status = self._status
+        if state == "live":
+            status.error = None
+        elif error is not None:
+            status.error = error
+        if status.state != state or not status.since:
+            status.state, status.since = state, time.time()
+
+    # What the camera sends, to outputs that take it as it is.
+
+    def _begin_camera(self, media: Media) -> None:
+        self._media = media
+        for outlet in self._camera_outlets():
+            outlet.begin(media)
+
+    def _end_camera(self) -> None:
+        self._media = None
+        for outlet in self._camera_outlets():
+            outlet.end()
+
+    def _camera_outlets(self) -> list[Outlet]:
+        return [outlet for outlet in self.outlets if outlet.output.pictures == "camera"]
+
+    def _camera_sample(self, packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:
+        assert packet.pts is not None
+        assert packet.dts is not None
+        sample = Sample(packet, kind, packet.pts, packet.dts)
+        for outlet in self._camera_outlets():
+            outlet.sample(sample)
+        return sample
+
+    def _sound(self, packet: av.Packet[Any]) -> None:
+        sample = self._camera_sample(packet, "audio")
+        if self._media is not None:
+            self._annotated.sound(sample, self._media)
+
+    def _mind_change(
+        self, packet: av.Packet[Any], before: StreamInfo, now: StreamInfo
+    ) -> StreamInfo:
+        """The info from here on. Where the picture changes within a connection, outputs that
+        keep packets begin anew, with the headers that came with it."""
+        assert self._media is not None
+        same = (before.width, before.height, before.pixel_format)
+        if same == (now.width, now.height, now.pixel_format):
+            return before
+        self._status.width, self._status.height = now.display_size
+        self._emit(
+            "changed",
+            f"{self.name} changed from {before.width}x{before.height} to {now.width}x{now.height}",
+        )
+        for outlet in self._camera_outlets():
+            outlet.end()
+        with (
+            suppress(av.FFmpegError, ValueError, IndexError),
+            av.open(io.BytesIO(bytes(packet)), format=now.codec) as headers,
+        ):
+            self._begin_camera(Media(now, headers.streams.video[0], self._media.audio))
+            return now
+        self._begin_camera(self._media)
+        return now
+
+    # The follower's thread.
+
+    def _follow(self) -> None:
+        while (arrived := self._inbox.get()) is not None:
+            ledger = self._status.ledger
+            try:
+                self._go_on_with(arrived)
+                ledger.processed += 1
+                self._went.count()
+            except Exception as error:
+                ledger.failed[type(error).__name__] += 1
+                self._failed(error)
+            del arrived  # else the last frame's memory stays until the next
+        with suppress(VidaiError):
+            self._annotated.end()
+
+    def _go_on_with(self, arrived: Arrived) -> None:
+        frame = arrived.frame
+        began = time.monotonic()
+        stages = {
+            "decode": (arrived.arrived, arrived.arrived + arrived.decoded),
+            "wait": (arrived.arrived + arrived.decoded, began),
+        }
+        analyse = self.granted is None or self._pace.due(frame.time, self.granted)
+        if analyse:
+            detections = self._analyse(frame, began, stages)
+            self._tell(frame, detections)
+            total = time.monotonic() - arrived.arrived
+            self._latencies.add(total)
+            self._shared.metrics.observe(self.name, "total", total)
+        else:
+            detections = self._carried(frame)
+        if analyse or not self._discreet:
+            self._shown = frame, detections
+            if (media := self._media) is not None:
+                self._note(self._annotated.show(frame, detections, media), stages)
+        for stage, (begin, end) in stages.items():
+            self._shared.metrics.observe(self.name, stage, end - begin)
+        if self._shared.tracer is not None:
+            self._shared.tracer.frame(self.name, frame.index, stages)
+
+    def _note(self, times: Times | None, stages: dict[str, tuple[float, float]]) -> None:
+        if times is not None:
+            stages["draw"], stages["encode"] = times
+
+    def _analyse(
+        self, frame: Frame, began: float, stages: dict[str, tuple[float, float]]
+    ) -> Detections:
+        found = self._shared.gatherer.detect(frame)
+        self._waits.add(found.waited)
+        begun = began + found.waited
+        stages["wait"] = stages["wait"][0], begun
+        stages["detect"] = begun, begun + found.took
+        self._status.analysed += 1
+        self._analysed.count()
+        if self._tracker is None:
+            return found.detections
+        return self._tracker.update(found.detections, frame.time)
+
+    def _carried(self, frame: Frame) -> Detections:
+        """What is believed to be in a frame that the model does not see."""
+        if self._tracker is None:
+            return self._shown[1] if self._shown else Detections.empty(self._shared.names)
+        return self._tracker.carried(frame.time)
+
+    def _tell(self, frame: Frame, detections: Detections) -> None:
+        record = Record(self.name, frame.time, frame.index, frame.width, frame.height, detections)
+        for outlet in self.outlets:
+            outlet.record(record)
+        if self._rules is None:
+            return
+        for match in self._rules.update(record):
+            self._emit("rule", match.text, record_time=match.time, **match.to_dict())
+
+    def _failed(self, error: Exception) -> None:
+        """Tell of a frame that was lost to an error, but not of each."""
+        reason = str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
+        kind, now = type(error).__name__, time.monotonic()
+        if now - self._told.get(kind, -TOLD_AGAIN) >= TOLD_AGAIN:
+            self._told[kind] = now
+            self._emit("frame-failed", f"{self.name}: {reason}")
+        with suppress(Exception):
+            self._annotated.end()
+
+    def _emit(self, kind: str, text: str, **data: Any) -> Event:
+        event = self._shared.events.emit(kind, text, self.name, **data)
+        if kind != "output-failed":  # an output that fails at telling would never come to an end
+            for outlet in self.outlets:
+                outlet.event(event)
+        return event
+
+
+class Meter:
+    """Lets no more than `fps` pictures a second pass, over some seconds."""
+
+    def __init__(self, fps: float) -> None:
+        self._fps = fps
+        self._left = FLOOD * fps
+        self._last: float | None = None
+        self._shut = False  # until a keyframe
+
+    def admits(self, is_keyframe: bool, now: float) -> bool:
+        passed = 0.0 if self._last is None else now - self._last
+        self._last = now
+        self._left = min(FLOOD * self._fps, self._left + passed * self._fps)
+        if self._left < 1 or (self._shut and not is_keyframe):
+            self._shut = True
+            return False
+        self._shut = False
+        self._left -= 1
+        return True
+
+
+def outlet_folder(state: Path, stream: str, kind: str, number: int) -> Path:
+    """Where the output of that kind and number of a stream keeps its things; made."""
+    folder = state / stream / (kind if number == 0 else f"{kind}-{number + 1}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,614 @@
+"""Many live streams, one device. Read this first.
+
+    cameras.yaml ──▶ Worker ──▶ Stream (stream.py): read, follow ──▶ Outlets (outlet.py), each
+                       │           │                                 with an output of outputs/
+                       │           └── Gatherer: batches of all streams, one detector
+                       ├── once a second: who is analysed how often (budget.py), figures, the file
+                       └── HttpServer: pages, metrics, changes
+
+A stream has threads of its own, and so has each of its outputs: what one of them waits for costs
+the others nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import yaml
+
+from vidai.batcher import daemon
+from vidai.detector import Detector
+from vidai.device import open_device
+from vidai.errors import ConfigError, VidaiError
+from vidai.live import tracing
+from vidai.live.budget import Budget, Capacity, Wish, refusal
+from vidai.live.config import (
+    StreamConfig,
+    WorkerConfig,
+    check_name,
+    read_config,
+    stream_config,
+    worker_config,
+)
+from vidai.live.events import Event, Events
+from vidai.live.gatherer import Gatherer
+from vidai.live.http import HttpServer, LiveVideo
+from vidai.live.metrics import Metrics
+from vidai.live.notify import Notifier
+from vidai.live.outlet import Outlet
+from vidai.live.output import Output, OutputStatus, Place, Record
+from vidai.live.rules import check_rules
+from vidai.live.status import StreamStatus, WorkerStatus
+from vidai.live.stream import Shared, Stream, outlet_folder
+from vidai.sources.address import Address
+from vidai.tags import reason
+
+TICK = 1.0  # s between two looks at everything
+REMEMBER = 2  # ticks between two points of a history
+ALIVE = 10.0  # s without a look after which the worker counts as stuck
+STOPPED = 10.0  # s for all streams to end and to close their files
+CHANGES = "streams.yaml"  # in the state folder: what was changed over HTTP
+
+
+class Worker:
+    """Reads live streams, finds what is in them, and tells, draws and keeps it, until `stop`.
+
+    config: the path of a YAML file, which is read again when it changes, or the same as a dict.
+    host, port: of its pages, instead of what that says.
+    on_record: called with a Record for every analysed frame, in a thread of its own for each
+    stream. download, build: as for `Detector`. Raises ConfigError, ModelError and
+    DeviceUnavailable; what happens to single streams later is told by `events` and `status`.
+
+    Streams that are added, changed or removed while it runs are remembered in the state folder,
+    and win over the file.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any],
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        on_record: Callable[[Record], None] | None = None,
+        download: Callable[[int, int], None] | None = None,
+        build: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._path = Path(config) if isinstance(config, (str, Path)) else None
+        self.config = worker_config(config) if isinstance(config, Mapping) else read_config(config)
+        self._read_at = _modified(self._path)
+        self._host, self._port = host, port
+        self.events = Events()
+        self._on_record = on_record
+        self._download, self._build = download, build
+        self._streams: dict[str, Stream] = {}
+        self._refused: dict[str, StreamStatus] = {}
+        self._changes: dict[str, dict[str, Any] | None] = {}
+        self._changing = threading.RLock()
+        self._capacity = Capacity(self.config.analysis.budget_fps)
+        self._budget = Budget()
+        self._batches = Batches()
+        self._detector: Detector | None = None
+        self._shared: Shared | None = None
+        self._http: HttpServer | None = None
+        self._lock_file: IO[str] | None = None
+        self._started = self._looked = 0.0
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._looker: threading.Thread | None = None
+        self.metrics = Metrics(self.status)
+        self.token = ""
+
+    # Life.
+
+    def start(self) -> None:
+        """Load the model, open the pages, start all streams. Comes once."""
+        state = self._take_state()
+        try:
+            self._load()
+            self._open_pages(state)
+        except BaseException:
+            self._release_state()
+            raise
+        self._started = time.time()
+        self._changes = _read_changes(state)
+        self._looker = daemon("vidai-worker", self._look_after_all)
+        pages = f", pages at {self.url}" if self.url else ""
+        wanted = self._wanted()
+        self.events.emit("started", f"{len(wanted)} streams, {self._detector_text()}{pages}")
+        self._apply(wanted)
+
+    def stop(self, timeout: float = STOPPED) -> bool:
+        """Read no more, let what was read go through, close every file; whether that was done in
+        `timeout` s."""
+        if self._stopping.is_set() or self._shared is None:
+            self._stopping.set()
+            self._stopped.set()
+            return True
+        self._stopping.set()
+        until = time.monotonic() + timeout
+        if self._http is not None:
+            self._http.close()
+        with self._changing:
+            done = self._stop_all([*self._streams.values()], until)
+        self.events.emit("stopped", "all files are closed" if done else "some outputs hung")
+        if self._looker is not None:
+            self._looker.join(max(0.1, until - time.monotonic()))
+        if done:
+            self._shared.gatherer.close()
+        if self._shared.tracer is not None:
+            self._shared.tracer.close()
+        self._release_state()
+        self._stopped.set()
+        return done
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until `stop` has been called by another thread, or the time is over; which it was."""
+        return self._stopped.wait(timeout)
+
+    @property
+    def url(self) -> str | None:
+        """Of its pages."""
+        return self._http.url if self._http else None
+
+    # Changes. Each holds up the stream that it is about, and no other.
+
+    def add(self, name: str, settings: Mapping[str, Any]) -> None:
+        """A stream more. Raises ConfigError: a name that is taken, settings that cannot work, a
+        stream that the device has no room for."""
+        with self._changing:
+            check_name(name)
+            if name in self._streams or name in self._refused:
+                raise ConfigError(f"there is a stream {name} already: change or remove it")
+            config = self._checked(name, settings)
+            self._admit(name, config)
+            self._remember_change(name, dict(settings))
+            self._start_stream(name, config)
+        self.events.emit("added", f"{name} was added", name)
+
+    def change(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Other settings for a stream, which begins anew with them; the rest stays as it is."""
+        with self._changing:
+            before = self._config_of(name)
+            config = self._checked(
+                name, {**before.model_dump(mode="python", exclude_unset=True), **settings}
+            )
+            self._stop_stream(name)
+            self._remember_change(name, _plain(config))
+            self._start_stream(name, config)
+        self.events.emit("changed-settings", f"{name} has new settings", name)
+
+    def remove(self, name: str) -> None:
+        """A stream less; its files are closed, and stay."""
+        with self._changing:
+            self._config_of(name)
+            self._stop_stream(name)
+            self._remember_change(name, None)
+        self.events.emit("removed", f"{name} was removed", name)
+
+    def reload(self) -> None:
+        """Read the file again, and change the streams that it changes. Raises ConfigError; then
+        all stays as it was."""
+        if self._path is None:
+            return
+        self._read_at = _modified(self._path)
+        config = read_config(self._path)
+        with self._changing:
+            before, self.config = self.config, config
+            kept = [
+                name
+                for name in WorkerConfig.model_fields
+                if name not in ("streams", "defaults")
+                and getattr(before, name) != getattr(config, name)
+            ]
+            self._apply(self._wanted())
+        later = f"; {', '.join(kept)} take effect at the next start" if kept else ""
+        self.events.emit("reloaded", f"{self._path} was read again{later}")
+
+    # What it tells of itself.
+
+    def status(self) -> WorkerStatus:
+        """May be asked in any thread."""
+        with self._changing:
+            streams = [stream.status() for stream in self._streams.values()]
+            streams += self._refused.values()
+        detector = self._detector
+        return WorkerStatus(
+            version=version("vidai"),
+            model=detector.model.name if detector else self.config.model,
+            device=detector.device.name if detector else self.config.device,
+            precision=detector.precision.name if detector and detector.precision else None,
+            started=self._started,
+            ready=bool(self._started) and not self._stopping.is_set(),
+            healthy=bool(self._started) and time.monotonic() - self._looked < ALIVE,
+            capacity_fps=self._capacity.fps,
+            batch_fill=self._batches.fill,
+            streams=sorted(streams, key=lambda stream: stream.name),
+        )
+
+    def stream_config(self, name: str) -> dict[str, Any] | None:
+        """A stream's settings, without secrets."""
+        stream = self._streams.get(name)
+        return stream.config.told() if stream else None
+
+    def hls(self, name: str) -> LiveVideo | None:
+        """A stream's live video, None where it has no such output."""
+        stream = self._streams.get(name)
+        outlets = stream.outlets if stream else ()
+        return next((cast("LiveVideo", o.output) for o in outlets if o.kind == "hls"), None)
+
+    def snapshot(self, name: str) -> bytes | None:
+        """The newest annotated picture as JPEG."""
+        stream = self._streams.get(name)
+        return stream.snapshot() if stream else None
+
+    def clip(self, path: str) -> Path | None:
+        """The file of a clip that an event told of, if it is still there."""
+        told = any(e.kind == "clip" and e.data.get("path") == path for e in self.events.since())
+        return Path(path) if told and Path(path).is_file() else None
+
+    # Inside.
+
+    def _take_state(self) -> Path:
+        state = self.config.state
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            self._lock_file = (state / "lock").open("w")
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._release_state()
+            raise ConfigError(
+                f"another worker uses the folder {state}: give this one another `state`"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"the state folder {state} cannot be used: {reason(error)}"
+            ) from error
+        return state
+
+    def _release_state(self) -> None:
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    def _load(self) -> None:
+        config = self.config
+        device = open_device(config.device)
+        detector = Detector(
+            config.model,
+            family=config.family,
+            device=device,
+            conf=config.conf,
+            iou=config.iou,
+            classes=config.classes,
+            precision=config.precision,
+            download=self._download,
+            build=self._build,
+        )
+        detector.prepare(device.workers)
+        self._max_batch = min(config.analysis.max_batch or detector.max_batch, detector.max_batch)
+        gatherer = Gatherer(
+            detector,
+            max_batch=self._max_batch,
+            max_wait=config.analysis.max_wait_ms / 1000,
+            count=device.workers,
+            on_batch=self._count_batch,
+        )
+        self._workers = device.workers
+        self._detector = detector
+        self._shared = Shared(
+            device, gatherer, detector.names, self.metrics, self.events, tracing.open()
+        )
+
+    def _detector_text(self) -> str:
+        assert self._detector is not None
+        return f"{self._detector.model.name} on {self._detector.device.name}"
+
+    def _open_pages(self, state: Path) -> None:
+        settings = self.config.http
+        if settings is None:
+            return
+        self.token = settings.token or _kept_token(state / "token")
+        host = settings.host if self._host is None else self._host
+        port = settings.port if self._port is None else self._port
+        self._http = HttpServer(self, host, port)
+        self._http.start()
+
+    def _count_batch(self, size: int, seconds: float) -> None:
+        self._batches.count(size, seconds, self._max_batch)
+        self.metrics.observe_batch(size, self._max_batch)
+
+    def _wanted(self) -> dict[str, StreamConfig]:
+        """The streams of the file and those that were changed since."""
+        wanted = dict(self.config.streams)
+        for name, settings in self._changes.items():
+            wanted.pop(name, None)
+            if settings is not None:
+                try:
+                    wanted[name] = self._checked(name, settings)
+                except ConfigError as error:
+                    self._refuse(name, str(settings.get("url", "")), str(error))
+        return wanted
+
+    def _apply(self, wanted: Mapping[str, StreamConfig]) -> None:
+        """Start, change and stop streams so that these run."""
+        with self._changing:
+            self._refused = {n: s for n, s in self._refused.items() if n in self._changes}
+            for name in [name for name in self._streams if name not in wanted]:
+                self._stop_stream(name)
+                self.events.emit("removed", f"{name} was removed", name)
+            for name, config in wanted.items():
+                running = self._streams.get(name)
+                if running is not None and running.config == config:
+                    continue
+                try:
+                    self._stop_stream(name)
+                    self._admit(name, config)
+                    self._start_stream(name, config)
+                except VidaiError as error:
+                    self._refuse(name, config.url, str(error))
+
+    def _checked(self, name: str, settings: Mapping[str, Any]) -> StreamConfig:
+        return stream_config({**self.config.defaults, **settings}, name)
+
+    def _config_of(self, name: str) -> StreamConfig:
+        if name in self._streams:
+            return self._streams[name].config
+        if name in self._refused:
+            return StreamConfig(url=self._refused[name].address)
+        raise ConfigError(f"there is no stream {name}")
+
+    def _admit(self, name: str, config: StreamConfig) -> None:
+        capacity = self._capacity.fps
+        others = [self._wish(s) for n, s in self._streams.items() if n != name]
+        fps = config.analyze_fps or 25.0
+        new = Wish(name, fps, config.priority, min(config.least_fps, fps))
+        if capacity is not None and (why := refusal(others, new, capacity)):
+            raise ConfigError(why)
+
+    def _refuse(self, name: str, url: str, why: str) -> None:
+        try:
+            address = str(Address(url))
+        except ConfigError:
+            address = ""
+        self._refused[name] = StreamStatus(
+            name, address, state="refused", since=time.time(), error=why
+        )
+        self.events.emit("refused", why, name)
+
+    def _start_stream(self, name: str, config: StreamConfig) -> None:
+        assert self._shared is not None
+        check_rules(config.rules, self._shared.names, tracked=config.track)
+        stream = Stream(name, config, self._shared, lambda emit: self._outlets(name, config, emit))
+        self._refused.pop(name, None)
+        self._streams[name] = stream
+        wish = self._wish(stream)
+        stream.set_rates(wish.fps, config.analyze_fps)
+        self._settle()
+        stream.start()
+
+    def _stop_stream(self, name: str) -> None:
+        self._refused.pop(name, None)
+        if (stream := self._streams.pop(name, None)) is not None:
+            stream.stop(STOPPED)
+
+    def _stop_all(self, streams: list[Stream], until: float) -> bool:
+        for stream in streams:
+            stream.ask_to_stop()
+        done: list[bool] = []
+        threads = [
+            daemon("vidai-stop", lambda s=s: done.append(s.stop(until - time.monotonic())))
+            for s in streams
+        ]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()) + 0.5)
+        return len(done) == len(streams) and all(done)
+
+    def _outlets(self, name: str, config: StreamConfig, emit: Callable[..., Event]) -> list[Outlet]:
+        outlets: list[Outlet] = []
+        counted: dict[str, int] = {}
+        try:
+            for entry in config.outputs:
+                number = counted.get(entry.kind, 0)
+                counted[entry.kind] = number + 1
+                folder = outlet_folder(self.config.state, name, entry.kind, number)
+                module = import_module(f"vidai.live.outputs.{entry.kind}")
+                output: Output = module.open(entry.options, Place(name, folder, emit))
+                outlets.append(Outlet(entry.kind, output, emit))
+        except BaseException:
+            for outlet in outlets:
+                outlet.close(STOPPED)
+            raise
+        if self._on_record is not None:
+            outlets.append(Outlet("callback", Callback(self._on_record), emit))
+        return outlets
+
+    def _remember_change(self, name: str, settings: dict[str, Any] | None) -> None:
+        """Raises ConfigError where it cannot be kept."""
+        changes = {**self._changes, name: settings}
+        if settings is None and name not in self.config.streams:
+            del changes[name]
+        path = self.config.state / CHANGES
+        hidden = path.with_suffix(".part")
+        try:
+            hidden.touch(mode=0o600)  # addresses have passwords
+            hidden.write_text(yaml.safe_dump(changes), encoding="utf-8")
+            os.replace(hidden, path)
+        except OSError as error:
+            raise ConfigError(f"the change cannot be kept in {path}: {reason(error)}") from error
+        self._changes = changes
+
+    # Once a second.
+
+    def _look_after_all(self) -> None:
+        notifier = Notifier()
+        notifier.ready()
+        ticks = 0
+        while True:
+            self._looked = time.monotonic()
+            notifier.alive()
+            if self._stopping.wait(TICK):
+                break
+            ticks += 1
+            self._measure()
+            self._settle()
+            if ticks % REMEMBER == 0:
+                for stream in self._running():
+                    stream.remember()
+                notifier.status(self._summary())
+            self._reload_if_changed(notifier)
+        notifier.stopping()
+        notifier.close()
+
+    def _running(self) -> list[Stream]:
+        # Not under the lock: this loop must turn while a stream is being stopped.
+        return list(self._streams.copy().values())
+
+    def _measure(self) -> None:
+        frames, busy = self._batches.take()
+        waits = [stream.wait_times().get("p95", 0.0) for stream in self._running()]
+        self._capacity.measure(frames, busy / self._workers, max(waits, default=0.0))
+
+    def _settle(self) -> None:
+        """Grant every stream its rate."""
+        streams = {s.name: s for s in self._running() if s.status_is_active}
+        wishes = [self._wish(stream) for stream in streams.values()]
+        for change in self._budget.settle(wishes, self._capacity):
+            slower = change.after < change.before
+            self.events.emit(
+                "rate",
+                f"{change.name} is analysed {change.after:.3g} times a second, "
+                f"{'down' if slower else 'up'} from {change.before:.3g}: the device "
+                f"{'cannot keep up' if slower else 'has room again'}",
+                change.name,
+                before=change.before,
+                after=change.after,
+            )
+        for wish in wishes:
+            granted = self._budget.granted(wish)
+            stream = streams[wish.name]
+            every = stream.config.analyze_fps is None and granted == wish.fps
+            stream.set_rates(wish.fps, None if every else granted)
+
+    def _wish(self, stream: Stream) -> Wish:
+        config = stream.config
+        fps = config.analyze_fps or stream.native_fps
+        return Wish(stream.name, fps, config.priority, min(config.least_fps, fps))
+
+    def _summary(self) -> str:
+        streams = self._running()
+        live = sum(stream.status_is_active for stream in streams)
+        return f"{live} of {len(streams)} streams live"
+
+    def _reload_if_changed(self, notifier: Notifier) -> None:
+        if self._path is None or (now := _modified(self._path)) in (None, self._read_at):
+            return
+        self._read_at = now
+        notifier.reloading()
+        try:
+            self.reload()
+        except VidaiError as error:
+            self.events.emit("reload-failed", f"{error}; all stays as it was")
+        notifier.ready()
+
+
+class Batches:
+    """What the batches of the last seconds were like. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.fill = 0.0
+        self._frames = 0
+        self._busy = 0.0
+        self._lock = threading.Lock()
+
+    def count(self, size: int, seconds: float, max_batch: int) -> None:
+        with self._lock:
+            self._frames += size
+            self._busy += seconds
+            self.fill += 0.05 * (size / max_batch - self.fill)
+
+    def take(self) -> tuple[int, float]:
+        """Frames, and s that their batches took in sum, since this was last asked."""
+        with self._lock:
+            taken = self._frames, self._busy
+            self._frames, self._busy = 0, 0.0
+            return taken
+
+
+class Callback(Output):
+    """An output that is a function of the program."""
+
+    def __init__(self, call: Callable[[Record], None]) -> None:
+        self._call = call
+        self._status = OutputStatus("callback")
+
+    def record(self, record: Record) -> None:
+        self._status.accepted += 1
+        try:
+            self._call(record)
+        except BaseException as error:
+            self._status.lost[type(error).__name__] += 1
+            raise
+        self._status.delivered += 1
+
+    def status(self) -> OutputStatus:
+        return self._status
+
+
+def _plain(config: StreamConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _modified(path: Path | None) -> int | None:
+    try:
+        return None if path is None else path.stat().st_mtime_ns
+    except OSError:  # between two versions of it
+        return None
+
+
+def _read_changes(state: Path) -> dict[str, dict[str, Any] | None]:
+    """Raises ConfigError."""
+    path = state / CHANGES
+    try:
+        changes = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; mend it or take it away") from error
+    if not isinstance(changes, dict) or not all(
+        settings is None or isinstance(settings, dict) for settings in changes.values()
+    ):
+        raise ConfigError(f"{path} is damaged: mend it or take it away")
+    return changes
+
+
+def _kept_token(path: Path) -> str:
+    """The token of an earlier start, or a new one. Raises ConfigError."""
+    try:
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"the token cannot be kept in {path}: {reason(error)}") from error

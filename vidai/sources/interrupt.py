@@ -1,0 +1,68 @@
+"""Ends the waiting of PyAV for a network, from outside.
+
+PyAV asks `time.monotonic` again and again while FFmpeg waits (at least ten times a second), and
+interrupts it when its timeout has passed; it has no other way to stop. So this is where a thread
+that wants it to stop is heard: for it alone, the clock that PyAV reads runs away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import av.container.core
+
+LEAP = 1e9  # s, beyond any timeout
+
+
+class _Clock:
+    """The module `time`, as PyAV sees it."""
+
+    def __init__(self) -> None:
+        self.local = threading.local()
+
+    def monotonic(self) -> float:
+        waiting: Waiting | None = getattr(self.local, "waiting", None)
+        return time.monotonic() if waiting is None else waiting.monotonic()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+_clock = _Clock()
+av.container.core.time = _clock  # type: ignore[attr-defined]
+
+
+class Waiting:
+    """While this context lasts, what PyAV waits for in this thread is interrupted as soon as
+    `over` is true; it takes up to 0.1 s. Only where av.open was given a timeout.
+
+    PyAV raises then, often something else than ExitError, or gives a last packet: ask `ended`.
+    """
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
+        self._leaps = 0
+        self.ended = False
+
+    def monotonic(self) -> float:
+        self.ended = self.ended or self._over()
+        if not self.ended:
+            return time.monotonic()
+        self._leaps += 1  # each time anew: PyAV takes both begin and end of its wait from here
+        return time.monotonic() + self._leaps * LEAP
+
+    def __enter__(self) -> Waiting:
+        _clock.local.waiting = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _clock.local.waiting = None

@@ -1,0 +1,326 @@
+"""Live streams: packets out of one connection to a camera or server, or of a file in real time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Literal
+
+import av
+from av import error as native
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from vidai.errors import ConfigError, DecodeError, SourceLost, StreamError
+from vidai.sources.address import Address, Kind, without_secrets
+from vidai.sources.description import describe
+from vidai.sources.file import FileSource
+from vidai.sources.interrupt import Waiting
+from vidai.sources.playing import Pace, play
+from vidai.sources.times import Times
+from vidai.tags import reason
+from vidai.types import StreamInfo
+
+Transport = Literal["tcp", "udp", "auto"]
+
+CLOCK = Fraction(1, 90_000)  # s a tick, of streams without times of their own
+MOST_FPS = 240  # more is a guess from too few frames
+KEYFRAME = 60.0  # s to wait for one, at least: smart codecs send them rarely
+RECEIVE_BUFFER = 4 << 20  # bytes of a UDP socket: a keyframe in 4K comes in one burst
+
+# µs of a stream that FFmpeg looks at before it says what it is. What it looked at is not lost.
+# The first is enough where a keyframe is among it; the second is for rare keyframes.
+ANALYSE = {"rtsp": (500_000, 10_000_000)}
+ANALYSE_ELSE = (1_500_000, 15_000_000)
+
+TRANSPORTS: dict[Transport, dict[str, str]] = {
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp"},
+    "auto": {"rtsp_flags": "prefer_tcp"},
+}
+OPTIONS: dict[Kind, dict[str, str]] = {
+    "rtsp": {"allowed_media_types": "video+audio", "buffer_size": str(RECEIVE_BUFFER)},
+    "rtmp": {"rtmp_live": "live", "rtmp_buffer": "100"},
+    "hls": {"live_start_index": "-1"},
+    "udp": {"buffer_size": str(RECEIVE_BUFFER), "overrun_nonfatal": "1"},
+}
+FORMATS: dict[Kind, str] = {"rtsp": "rtsp", "hls": "hls", "udp": "mpegts"}
+
+
+class LiveSource:
+    """One connection to a live stream, made when it is constructed; or a file, played in real time.
+
+    name: of the stream, kept in `info`. transport: of RTSP: "tcp" within the connection, "udp",
+    or "auto", which is udp where the server does not offer tcp. connect_timeout: s until the
+    stream's description and first pictures must be there; only looking up a host's name may take
+    longer. read_timeout: s without a packet of video after which the stream counts as lost,
+    whatever else comes. loop: begin a file anew at its end.
+
+    info: the video as it is now; its duration is None. video, audio: PyAV's streams, for decoders
+    and containers; they live until `close`. Of several, the default ones are taken.
+
+    One thread constructs it and reads; `close` may be called from any. Raises SourceLost, with the
+    reason and without secrets, ConfigError for an address that can never work, and DecodeError for
+    a file without a video that can be decoded.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str,
+        transport: Transport = "tcp",
+        connect_timeout: float = 10.0,
+        read_timeout: float = 10.0,
+        loop: bool = False,
+    ) -> None:
+        self.address = address
+        self.name = name
+        self.read_timeout = read_timeout
+        self._closed = threading.Event()
+        self._reader: int | None = None  # the thread within `packets`
+        self._lock = threading.Lock()
+        self._file: FileSource | None = None
+        self._loop = loop
+        if address.kind == "file":
+            self._file = FileSource(address.path)
+            self.container, self.video = self._file.container, self._file.video
+            self.info = replace(self._file.info, name=name, duration=None)
+        else:
+            for analyse in ANALYSE.get(address.kind, ANALYSE_ELSE):
+                self.container = _connect(
+                    address, _options(address.kind, transport, analyse), connect_timeout
+                )
+                try:
+                    self.video = _choose_video(self.container, address)
+                    self.info = self._describe()
+                    break
+                except DecodeError as error:
+                    lost = SourceLost(str(error))
+                    self.container.close()
+                except SourceLost:
+                    self.container.close()
+                    raise
+            else:
+                raise lost
+        self.audio = _choose_audio(self.container)
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. From another thread than the one that reads: tell that one to, which
+        takes it about 0.1 s where it waits, and its `packets` ends."""
+        with self._lock:
+            self._closed.set()
+            if self._reader in (None, threading.get_ident()):
+                self.container.close()
+
+    def packets(self) -> Iterator[av.Packet[Any]]:
+        """Packets of the video and the sound in the order of their arrival, once.
+
+        The video begins with a keyframe. Every packet has pts and dts; dts of each stream rise.
+        Ends after `close`, and with a file that is not looped; raises SourceLost otherwise.
+        """
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._reader = threading.get_ident()
+        try:
+            yield from self._play() if self._file is not None else self._receive()
+        finally:
+            with self._lock:
+                self._reader = None
+                if self._closed.is_set():
+                    self.container.close()
+
+    def _describe(self) -> StreamInfo:
+        info = describe(str(self.address), self.name, self.video, None)
+        rate = info.frame_rate
+        if self._has_no_times:
+            return replace(info, time_base=CLOCK, frame_rate=None)
+        return replace(info, frame_rate=rate if rate and rate <= MOST_FPS else None)
+
+    @property
+    def _has_no_times(self) -> bool:
+        """JPEGs over HTTP: FFmpeg counts them as if they were 25 a second."""
+        return self.container.format.name == "mpjpeg"
+
+    def _play(self) -> Iterator[av.Packet[Any]]:
+        assert self._file is not None
+        try:
+            yield from play(self._file, self.audio, loop=self._loop, closed=self._closed)
+        except (ConfigError, StreamError) as error:  # it was there when it was opened
+            raise SourceLost(str(error)) from error
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [self.video] if self.audio is None else [self.video, self.audio]
+
+    def _receive(self) -> Iterator[av.Packet[Any]]:
+        times = {s: Times(str(self.address), s) for s in self._streams}
+        pace = Pace(self._closed) if self.address.kind == "hls" else None
+        begin = time.monotonic()
+        opened = False  # by a keyframe
+        for packet in self._demux():
+            if packet.stream is self.video:
+                elapsed = time.monotonic() - begin
+                if self._has_no_times:
+                    packet.time_base = CLOCK
+                    packet.pts = packet.dts = round(elapsed / CLOCK)
+                opened = opened or packet.is_keyframe
+                if not opened and elapsed > max(KEYFRAME, self.read_timeout):
+                    raise SourceLost(
+                        f"{self.address} sent no keyframe in {elapsed:.0f} s: let the camera "
+                        "send one every few seconds (GOP, I-frame interval)"
+                    )
+                if not opened:
+                    continue
+            for mended in times[packet.stream].mend(packet):
+                if pace is not None and not pace.keep(mended):
+                    return
+                yield mended
+
+    def _demux(self) -> Iterator[av.Packet[Any]]:
+        """Packets as they come, until `close`. Raises SourceLost."""
+        packets = self.container.demux(self._streams)
+        silent_from = time.monotonic()  # while nobody waits for packets, none are missing
+
+        def is_over() -> bool:
+            return self._closed.is_set() or time.monotonic() - silent_from > self.read_timeout
+
+        waiting = Waiting(is_over)
+        while not is_over():
+            try:
+                with waiting:
+                    packet = next(packets, None)
+            except (native.FFmpegError, ValueError, IndexError) as error:
+                if waiting.ended:
+                    break
+                raise _lost(self.address, error) from _cleaned(self.address, error)
+            if packet is None or (
+                not packet.size and packet.dts is None
+            ):  # PyAV flushes at the end
+                if waiting.ended:
+                    break
+                raise SourceLost(f"{self.address} ended: the server closed the stream")
+            asked = time.monotonic()
+            yield packet
+            if waiting.ended:  # FFmpeg gave what it had left
+                break
+            now = time.monotonic()
+            silent_from = now if packet.stream is self.video else silent_from + now - asked
+        if not self._closed.is_set():
+            raise SourceLost(f"{self.address} sent no video for {self.read_timeout:g} s")
+
+
+def _options(kind: Kind, transport: Transport, analyse: int) -> dict[str, str]:
+    options = {**OPTIONS.get(kind, {}), "analyzeduration": str(analyse)}
+    return options | TRANSPORTS[transport] if kind == "rtsp" else options
+
+
+def _connect(address: Address, options: dict[str, str], timeout: float) -> InputContainer:
+    end = time.monotonic() + timeout
+    waiting = Waiting(lambda: time.monotonic() > end)
+    try:
+        with waiting:
+            return av.open(
+                address.raw,
+                "r",
+                format=FORMATS.get(address.kind),
+                options=options,
+                metadata_errors="replace",
+                timeout=timeout,
+            )
+    except native.ProtocolNotFoundError as error:
+        raise _no_protocol(address) from _cleaned(address, error)
+    except (native.FFmpegError, ValueError) as error:
+        cause = _cleaned(address, error)
+        if waiting.ended:
+            raise SourceLost(f"{address} gave no video within {timeout:g} s") from cause
+        raise _lost(address, error) from cause
+
+
+def _no_protocol(address: Address) -> ConfigError:
+    if address.kind == "srt":
+        return ConfigError(
+            f"{address}: this FFmpeg was built without SRT: turn it into UDP beside vidai, with "
+            "srt-live-transmit srt://… udp://127.0.0.1:5000, and give udp://127.0.0.1:5000"
+        )
+    return ConfigError(f"{address}: this FFmpeg was built without what such addresses need")
+
+
+def _lost(address: Address, error: Exception) -> SourceLost:
+    """What a foreign error means, in one sentence."""
+    told = "" if isinstance(error, native.EOFError) else _meaning(address, error)
+    return SourceLost(f"{address} {told or 'ended: the server closed the stream'}")
+
+
+def _meaning(address: Address, error: Exception) -> str:
+    if isinstance(error, native.HTTPUnauthorizedError):
+        return "does not let us in (401): check user and password"
+    if isinstance(error, native.HTTPForbiddenError):
+        return "does not let us in (403): this user may not see the stream"
+    if isinstance(error, native.HTTPNotFoundError):
+        return "is not there (404): check the path"
+    if isinstance(error, ConnectionRefusedError):
+        return "refuses connections: check host and port, and whether the server runs"
+    if isinstance(error, TimeoutError):
+        return "does not answer"
+    if isinstance(error, native.InvalidDataError):
+        return "answers with something that is no video stream"
+    unknown = _unknown_host(address) if isinstance(error, OSError) else None
+    if unknown is not None:
+        return f"cannot be reached: there is no host {address.host} ({unknown})"
+    return f"cannot be read: {without_secrets(reason(error), address)}"
+
+
+def _unknown_host(address: Address) -> str | None:
+    """Why the host's name has no address, which FFmpeg does not tell; None if it has one."""
+    if not address.host:
+        return None
+    try:
+        socket.getaddrinfo(address.host, None)
+    except (OSError, UnicodeError) as error:
+        return reason(error)
+    return None
+
+
+def _cleaned(address: Address, error: Exception) -> Exception:
+    """The error for `raise … from`, since its own words repeat the address with the password."""
+    words = [without_secrets(a, address) if isinstance(a, str) else a for a in error.args]
+    if isinstance(error, native.FFmpegError):
+        return type(error)(error.errno or 0, without_secrets(reason(error), address), str(address))
+    return type(error)(*words)
+
+
+def _choose_video(container: InputContainer, address: Address) -> VideoStream:
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not videos:
+        raise SourceLost(f"{address} has no video")
+    decodable = [s for s in videos if s.codec_context is not None]
+    if not decodable:
+        raise SourceLost(
+            f"{address}: no decoder for its video codec: set the camera to H.264 or H.265"
+        )
+    return max(decodable, key=lambda s: bool(s.disposition & Disposition.default))
+
+
+def _choose_audio(container: InputContainer) -> AudioStream | None:
+    sounds = [s for s in container.streams.audio if s.codec_context is not None]
+    return max(sounds, key=lambda s: bool(s.disposition & Disposition.default), default=None)
