@@ -129,7 +129,8 @@ class SmallWorker:
         self.settings[name] = {**self.settings[name], **settings}
 
     def remove(self, name: str) -> None:
-        del self.settings[name], self.streams[name]
+        self.settings.pop(name, None)
+        del self.streams[name]
 
     def hls(self, name: str) -> LoopedVideo | None:
         return self.videos.get(name)
@@ -138,7 +139,7 @@ class SmallWorker:
         return self.pictures.get(name)
 
     def clip(self, path: str) -> Path | None:
-        named = {e.data.get(key) for e in self.events.since() for key in ("path", "thumbnail")}
+        named = {event.data.get("path") for event in self.events.since() if event.kind == "clip"}
         return Path(path) if path in named else None
 
 
@@ -413,6 +414,16 @@ def test_what_cannot_be_done_is_one_sentence(client: httpx.Client, worker: Small
     assert worker.settings == {"yard": {"url": "rtsp://camera/1"}}
 
 
+def test_a_refused_stream_can_be_removed(client: httpx.Client, worker: SmallWorker) -> None:
+    """It has no settings, only a state that says why."""
+    worker.streams["yard"] = StreamStatus("yard", "rtsp://camera/1", state="refused", error="full")
+    assert client.get("/api/streams").json() == {"streams": {"yard": None}}
+    assert client.get("/api/streams/yard").json() == {"name": "yard", "settings": None}
+    sentence(client.post("/api/streams", json={"name": "yard", "url": "x"}), 409)
+    assert client.delete("/api/streams/yard").status_code == 204
+    assert not worker.streams
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -494,7 +505,7 @@ def test_clips_are_served_by_their_events(
     picture = tmp_path / "yard.jpg"
     picture.write_bytes(b"\xff\xd8small")
     worker.events.emit("connected", "yard is connected", "yard", path=str(tmp_path / "secret"))
-    worker.events.emit("clip", "a clip", "yard", path=str(clip), thumbnail=str(picture))
+    worker.events.emit("clip", "a clip", "yard", path=str(clip), picture=str(picture))
     event = client.get("/api/events", params={"after": 1}).json()["events"][0]
     assert client.get(event["clip"]).content == clip.read_bytes()
     assert client.get(event["clip"]).headers["content-type"] == "video/mp4"

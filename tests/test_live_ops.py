@@ -143,6 +143,16 @@ def test_what_repeats_is_counted(read_log: Callable[[], list[dict[str, Any]]]) -
     ]
 
 
+def test_packages_that_count_their_tries_repeat_themselves(
+    read_log: Callable[[], list[dict[str, Any]]],
+) -> None:
+    for number in range(5):
+        logging.getLogger("opentelemetry.x").warning("away, retrying in 1.%02d s", number)
+        logging.getLogger("vidai.x").warning("camera %d is away", number)
+    written = read_log()
+    assert [line.get("repeated") for line in written] == [None] * 6 + [4]
+
+
 def test_what_repeats_for_hours_is_two_lines_a_minute_at_most() -> None:
     repeats = logs.Repeats()
     written: list[logs.Line] = []

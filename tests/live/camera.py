@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -127,7 +128,7 @@ class Camera:
         """The address of a path, with the camera's own user and password if none are given."""
         user = self._said["user"] if user is None else user
         password = self._said["password"] if password is None else password
-        login = f"{user}:{password}@" if user else ""
+        login = f"{user}:{quote(password, safe='')}@" if user else ""
         scheme = "rtsps" if self._said["certificate"] else "rtsp"
         return f"{scheme}://{login}127.0.0.1:{self.port}{path}"
 
@@ -246,13 +247,14 @@ def _listen(pipe: Any, answers: queue.Queue[str]) -> None:
     answers.put("")
 
 
-def _write_units(path: Path, units: Path, *, sound: bool) -> dict[str, Any]:
+def _write_units(path: Path, target: Path, *, sound: bool) -> dict[str, Any]:
     """Take a file apart for gst_server.read_units; what the server must know of it."""
-    with av.open(str(path)) as source, units.open("wb") as file:
+    with av.open(str(path)) as source, target.open("wb") as file:
         video = source.streams.video[0]
         audio = source.streams.audio[0] if sound and source.streams.audio else None
         name = video.codec_context.codec.canonical_name
         unpack = BitStreamFilterContext(ANNEX_B[name], video) if name in ANNEX_B else None
+        units: list[tuple[int, bytes]] = []
         end = 0
         for packet in source.demux([video, audio] if audio else [video]):
             if packet.pts is None or packet.dts is None:
@@ -263,13 +265,16 @@ def _write_units(path: Path, units: Path, *, sound: bool) -> dict[str, Any]:
                 assert part.pts is not None
                 assert part.dts is not None
                 pts, dts = (round(t * tick) for t in (part.pts, part.dts))
-                key, data = part.is_keyframe, bytes(part)
-                file.write(struct.pack("<BBqqI", not is_video, key, pts, dts, len(data)) + data)
+                data = bytes(part)
+                head = struct.pack("<BBqqI", not is_video, part.is_keyframe, pts, dts, len(data))
+                units.append((dts, head + data))
                 if is_video:
                     end = max(end, pts + round((part.duration or 0) * tick))
+        for _, unit in sorted(units, key=lambda unit: unit[0]):
+            file.write(unit)
         heard = audio.codec_context if audio else None
         return {
-            "units": str(units),
+            "units": str(target),
             "duration": end,
             "codec": CODECS.get(name, name),
             "audio": heard and CODECS.get(heard.name, heard.name),

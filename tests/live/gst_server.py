@@ -123,9 +123,7 @@ class Mount:
             raw = f"videotestsrc is-live=true pattern={spec['pattern']} ! " + self._raw_caps()
         launch = f"{raw} ! {VIDEO[spec['codec']].format(gop=gop)} ! {pay}"
         if sound:
-            launch += (
-                f" audiotestsrc is-live=true ! audioconvert ! {AUDIO[spec['audio']]} ! {sound}"
-            )
+            launch += f" audiotestsrc name=tone is-live=true ! audioconvert ! {AUDIO[spec['audio']]} ! {sound}"
         return launch
 
     def _raw_caps(self) -> str:
@@ -136,6 +134,11 @@ class Mount:
 
     def _begin(self, factory: Any, media: Any) -> None:
         del factory
+        tone = media.get_element().get_by_name("tone")
+        if tone is not None:
+            # The server would seek in it to begin, and fail with the video beside it.
+            kind = Gst.PadProbeType.QUERY_UPSTREAM
+            tone.get_static_pad("src").add_probe(kind, _refuse_seeking)
         run = {"clock": self._feed_clock, "file": self._feed_file}.get(self.spec["kind"])
         if run is None:
             return
@@ -156,7 +159,8 @@ class Mount:
         threading.Thread(target=feed, daemon=True).start()
 
     def _feed_clock(self, sources: list[Any], ended: threading.Event) -> None:
-        source, number, size = sources[0], 0, None
+        source, number = sources[0], 0
+        size = 0, 0
         begin = time.monotonic()
         while not ended.is_set():
             if size != (self.width, self.height):
@@ -191,6 +195,12 @@ class Mount:
                 if sources[kind].emit("push-buffer", buffer) != Gst.FlowReturn.OK:
                     return
             loop += 1
+
+
+def _refuse_seeking(pad: Any, info: Any) -> Any:
+    del pad
+    seeking = info.get_query().type == Gst.QueryType.SEEKING
+    return Gst.PadProbeReturn.DROP if seeking else Gst.PadProbeReturn.OK
 
 
 class Server:
@@ -256,8 +266,7 @@ class Server:
         return len(dropped)
 
     def clients(self) -> int:
-        found = self.server.client_filter(lambda *_: GstRtspServer.RTSPFilterResult.REF)
-        return len(found)
+        return len(self.server.client_filter(lambda *_: GstRtspServer.RTSPFilterResult.REF))
 
 
 def main() -> None:

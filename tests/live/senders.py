@@ -108,7 +108,7 @@ def serving_jpegs(pictures: list[bytes], fps: float) -> Iterator[str]:
     """Endless multipart/x-mixed-replace of these JPEGs, as simple cameras send; its address."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()

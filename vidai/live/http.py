@@ -154,6 +154,8 @@ class HttpServer:
         self._thread.start()
         while self._thread.is_alive() and not self._server.started:
             time.sleep(0.005)
+        if not self._server.started:
+            raise ConfigError(f"cannot serve HTTP at {self.url}: the log says why")
 
     def _run(self) -> None:
         assert self._server is not None
@@ -405,32 +407,30 @@ class _Routes:
 
     def _described(self, event: Event) -> dict[str, Any]:
         """The event; of a clip, its addresses here."""
-        clip, thumbnail = self._clip_of(event)
+        data = event.data if event.kind == "clip" else {}
         return {
             **vars(event),
-            "clip": clip and f"/clips/{event.number}",
-            "thumbnail": thumbnail and f"/clips/{event.number}.jpg",
+            "clip": f"/clips/{event.number}" if data.get("path") else None,
+            "thumbnail": f"/clips/{event.number}.jpg" if data.get("picture") else None,
         }
-
-    def _clip_of(self, event: Event) -> tuple[str | None, str | None]:
-        if event.kind != "clip":
-            return None, None
-        return event.data.get("path"), event.data.get("thumbnail")
 
     def streams(self, request: Request) -> Response:
         names = [stream.name for stream in self._worker.status().streams]
         told = {name: self._worker.stream_config(name) for name in names}
-        return JSONResponse({"streams": {name: what for name, what in told.items() if what}})
+        return JSONResponse({"streams": told})
 
     def stream(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return JSONResponse({"name": name, "settings": self._settings(name)})
+        self._check_known(name)
+        return JSONResponse({"name": name, "settings": self._worker.stream_config(name)})
 
-    def _settings(self, name: str) -> dict[str, Any]:
-        settings = self._worker.stream_config(name)
-        if settings is None:
+    def _check_known(self, name: str) -> None:
+        if not self._knows(name):
             raise HTTPException(404, f"there is no stream {name}")
-        return settings
+
+    def _knows(self, name: str) -> bool:
+        """Also a stream that was refused, which has no settings."""
+        return any(stream.name == name for stream in self._worker.status().streams)
 
     async def add(self, request: Request) -> Response:
         settings = await _object(request)
@@ -442,7 +442,7 @@ class _Routes:
         return JSONResponse({"name": name}, 201, headers=place)
 
     def _add(self, name: str, settings: dict[str, Any]) -> None:
-        if self._worker.stream_config(name) is not None:
+        if self._knows(name):
             raise HTTPException(409, f"there is a stream {name} already: choose another name")
         try:
             self._worker.add(name, settings)
@@ -454,17 +454,17 @@ class _Routes:
         told = await run_in_threadpool(self._change, name, settings)
         return JSONResponse({"name": name, "settings": told})
 
-    def _change(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-        self._settings(name)
+    def _change(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+        self._check_known(name)
         try:
             self._worker.change(name, settings)
         except ConfigError as error:
             raise HTTPException(422, str(error)) from error
-        return self._settings(name)
+        return self._worker.stream_config(name)
 
     def remove(self, request: Request) -> Response:
         name = request.path_params["name"]
-        self._settings(name)
+        self._check_known(name)
         try:
             self._worker.remove(name)
         except ConfigError as error:
@@ -501,23 +501,26 @@ class _Routes:
         return Response(picture, media_type="image/jpeg")
 
     def clip(self, request: Request) -> Response:
-        return self._file(self._clip_of(self._event(request))[0])
+        path = self._clip_data(request).get("path")
+        return _file(self._worker.clip(path) if path else None)
 
     def thumbnail(self, request: Request) -> Response:
-        return self._file(self._clip_of(self._event(request))[1])
+        path = self._clip_data(request).get("picture")
+        return _file(Path(path) if path else None)
 
-    def _event(self, request: Request) -> Event:
+    def _clip_data(self, request: Request) -> dict[str, Any]:
+        """Of the event of that number: {} where it is not one of a clip."""
         number = request.path_params["number"]
         for event in self._worker.events.since(number - 1)[:1]:
-            if event.number == number:
-                return event
-        raise HTTPException(404, f"there is no event {number} any more")
+            if event.number == number and event.kind == "clip":
+                return event.data
+        return {}
 
-    def _file(self, path: str | None) -> Response:
-        file = self._worker.clip(path) if path else None
-        if file is None or not file.is_file():
-            raise HTTPException(404, "this clip is not kept, or not any more")
-        return FileResponse(file, headers={"cache-control": "private, max-age=3600"})
+
+def _file(path: Path | None) -> Response:
+    if path is None or not path.is_file():
+        raise HTTPException(404, "this clip is not kept, or not any more")
+    return FileResponse(path, headers={"cache-control": "private, max-age=3600"})
 
 
 def _plain(status: WorkerStatus) -> dict[str, Any]:

@@ -48,6 +48,7 @@ TROUBLE = ("lost", "error", "failed", "refused", "retrying", "damaged", "dropped
 # Begins at a word, so that a long one is not looked at again from each of its letters.
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s'\"<>]+")
 _BEARER = re.compile(r"\b(Bearer|Basic) +[\w~+/.=-]+", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _secrets: dict[str, None] = {}
@@ -159,8 +160,10 @@ class Line:
 
     @property
     def key(self) -> str:
-        """The same for lines that say the same."""
-        said = (self.level, self.logger, self.message, self.stream, self.event, self.data)
+        """The same for lines that say the same; of other packages, but for their numbers."""
+        ours = self.logger.partition(".")[0] == "vidai"
+        message = self.message if ours else _NUMBER.sub("#", self.message)
+        said = (self.level, self.logger, message, self.stream, self.event, self.data)
         return repr((*said, self.error))
 
     def to_json(self) -> str:

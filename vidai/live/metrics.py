@@ -22,7 +22,7 @@ from vidai.live.status import StreamStatus, WorkerStatus
 
 # Of a frame's way, and the whole of it. total: from its arrival until its record is out.
 STAGES = ("decode", "wait", "detect", "draw", "encode", "total")
-STATES = ("connecting", "live", "retrying", "ended", "stopped")
+STATES = ("connecting", "live", "retrying", "ended", "stopped", "refused")
 SECONDS = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),

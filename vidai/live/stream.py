@@ -12,6 +12,7 @@ nothing else.
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ from vidai.types import Detections, Frame, StreamInfo
 
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
+USUAL_FPS = 25.0  # of a camera that is not known yet
 SNAPSHOT_QUALITY = 80  # of JPEG
 
 
@@ -123,6 +125,7 @@ class Stream:
         self._lock = Lock()  # of _source
         self._media: Media | None = None  # of the connection that is read
         self._frames = 0
+        self._rate = 0.0  # frames a second, as the camera says; 0: it does not
         self._shown: tuple[Frame, Detections] | None = None
         self._told: dict[str, float] = {}
         self._threads: list[Thread] = []
@@ -151,12 +154,30 @@ class Stream:
             outlet.ask_to_close()
         closed = [outlet.close(max(0.1, until - time.monotonic())) for outlet in self.outlets]
         self._shared.metrics.forget(self.name)
+        self._tell_ledger()
         return all(closed) and not any(thread.is_alive() for thread in self._threads)
+
+    def _tell_ledger(self) -> None:
+        """The account, for the log: with the stream its status goes."""
+        status = self.status()
+        ledger = status.ledger
+        self._emit(
+            "ledger",
+            f"{self.name} ended: {ledger.received} frames came, {ledger.processed} went through",
+            received=ledger.received,
+            processed=ledger.processed,
+            dropped=dict(ledger.dropped),
+            failed=dict(ledger.failed),
+            waiting=status.waiting,
+            analysed=status.analysed,
+            connections=status.connections,
+            outputs=[vars(output) for output in status.outputs],
+        )
 
     @property
     def native_fps(self) -> float:
-        """Frames a second of the camera, as far as that is known."""
-        return self._came.per_second or 25.0
+        """Frames a second of the camera, as it says or as they came."""
+        return self._rate or float(math.ceil(self._came.per_second)) or USUAL_FPS
 
     def wait_times(self) -> dict[str, float]:
         """s that frames waited for the detector since this was last asked, as in Latencies."""
@@ -181,7 +202,7 @@ class Stream:
         )
 
     @property
-    def status_is_active(self) -> bool:
+    def is_active(self) -> bool:
         """Whether its frames compete for the device."""
         return self._status.state in ("connecting", "live")
 
@@ -306,6 +327,7 @@ class Stream:
         status.connections += 1
         status.width, status.height = info.display_size
         status.codec = info.codec
+        self._rate = float(info.frame_rate or 0)
         self._become("live")
         self._told.pop("lost", None)
         again = " again" if status.connections > 1 else ""

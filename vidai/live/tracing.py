@@ -22,7 +22,7 @@ SLOW = 1.0  # s that a frame takes to be told of in any case
 SLOW_RATE = 5.0  # slow frames a second that are told of; in overload all are slow
 QUEUE = 2048  # spans that wait for the collector; then the oldest go
 TIMEOUT = 5.0  # s for the collector to take a batch
-PATIENCE = 2.0  # s for the last batch when all ends
+PATIENCE = 1.0  # s for the last batch when all ends, and as long again to give up
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -109,7 +109,7 @@ class Tracer:
         return True
 
     def close(self) -> None:
-        """Send what waits, for PATIENCE seconds at most."""
+        """Send what waits; takes twice PATIENCE at most."""
         # The SDK would wait half a minute for a collector that is away.
         last = threading.Thread(
             target=self._provider.shutdown, name="vidai-traces-close", daemon=True

@@ -138,8 +138,12 @@ class Worker:
         until = time.monotonic() + timeout
         if self._http is not None:
             self._http.close()
-        with self._changing:
-            done = self._stop_all([*self._streams.values()], until)
+        held = self._changing.acquire(timeout=timeout / 5)  # a change may wait for a stream
+        try:
+            done = self._stop_all(self._running(), until)
+        finally:
+            if held:
+                self._changing.release()
         self.events.emit("stopped", "all files are closed" if done else "some outputs hung")
         if self._looker is not None:
             self._looker.join(max(0.1, until - time.monotonic()))
@@ -230,9 +234,8 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """May be asked in any thread."""
-        with self._changing:
-            streams = [stream.status() for stream in self._streams.values()]
-            streams += self._refused.values()
+        streams = [stream.status() for stream in self._running()]
+        streams += self._refused.copy().values()
         detector = self._detector
         return WorkerStatus(
             version=version("vidai"),
@@ -471,18 +474,21 @@ class Worker:
             if self._stopping.wait(TICK):
                 break
             ticks += 1
-            self._measure()
-            self._settle()
-            if ticks % REMEMBER == 0:
-                for stream in self._running():
-                    stream.remember()
-                notifier.status(self._summary())
-            self._reload_if_changed(notifier)
+            try:
+                self._measure()
+                self._settle()
+                if ticks % REMEMBER == 0:
+                    for stream in self._running():
+                        stream.remember()
+                    notifier.status(self._summary())
+                self._reload_if_changed(notifier)
+            except Exception as error:  # a bug, but no reason to end months of work
+                self.events.emit("worker-failed", f"{type(error).__name__}: {error}")
         notifier.stopping()
         notifier.close()
 
     def _running(self) -> list[Stream]:
-        # Not under the lock: this loop must turn while a stream is being stopped.
+        # Not under the lock: figures are told, too, while a stream is being stopped.
         return list(self._streams.copy().values())
 
     def _measure(self) -> None:
@@ -492,7 +498,7 @@ class Worker:
 
     def _settle(self) -> None:
         """Grant every stream its rate."""
-        streams = {s.name: s for s in self._running() if s.status_is_active}
+        streams = {s.name: s for s in self._running() if s.is_active}
         wishes = [self._wish(stream) for stream in streams.values()]
         for change in self._budget.settle(wishes, self._capacity):
             slower = change.after < change.before
@@ -518,13 +524,16 @@ class Worker:
 
     def _summary(self) -> str:
         streams = self._running()
-        live = sum(stream.status_is_active for stream in streams)
+        live = sum(stream.is_active for stream in streams)
         return f"{live} of {len(streams)} streams live"
 
     def _reload_if_changed(self, notifier: Notifier) -> None:
         if self._path is None or (now := _modified(self._path)) in (None, self._read_at):
             return
         self._read_at = now
+        daemon("vidai-reload", self._reload, notifier)  # it may wait for a stream to end
+
+    def _reload(self, notifier: Notifier) -> None:
         notifier.reloading()
         try:
             self.reload()

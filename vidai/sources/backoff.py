@@ -8,9 +8,16 @@ from collections.abc import Callable
 
 from av import error as native
 
+from vidai.errors import DecodeError
+
 # What a server says that is there: no, or something that is no video. Asking again soon is of
 # little use, costs it a login, and may lock the account.
-ANSWERS = (native.HTTPError, native.InvalidDataError)
+ANSWERS = (
+    native.HTTPClientError,
+    native.HTTPServerError,
+    native.InvalidDataError,
+    DecodeError,
+)
 
 
 class Backoff:

@@ -94,22 +94,14 @@ class LiveSource:
             self.container, self.video = self._file.container, self._file.video
             self.info = replace(self._file.info, name=name, duration=None)
         else:
-            for analyse in ANALYSE.get(address.kind, ANALYSE_ELSE):
-                self.container = _connect(
-                    address, _options(address.kind, transport, analyse), connect_timeout
-                )
+            short, long = ANALYSE.get(address.kind, ANALYSE_ELSE)
+            try:
+                self._open(_options(address.kind, transport, short), connect_timeout)
+            except DecodeError:
                 try:
-                    self.video = _choose_video(self.container, address)
-                    self.info = self._describe()
-                    break
+                    self._open(_options(address.kind, transport, long), connect_timeout)
                 except DecodeError as error:
-                    lost = SourceLost(str(error))
-                    self.container.close()
-                except SourceLost:
-                    self.container.close()
-                    raise
-            else:
-                raise lost
+                    raise SourceLost(str(error)) from error
         self.audio = _choose_audio(self.container)
 
     def __enter__(self) -> LiveSource:
@@ -148,6 +140,16 @@ class LiveSource:
                 self._reader = None
                 if self._closed.is_set():
                     self.container.close()
+
+    def _open(self, options: dict[str, str], timeout: float) -> None:
+        """Raises SourceLost; DecodeError where there is nothing to decode, or not yet."""
+        self.container = _connect(self.address, options, timeout)
+        try:
+            self.video = _choose_video(self.container, self.address)
+            self.info = self._describe()
+        except DecodeError:
+            self.container.close()
+            raise
 
     def _describe(self) -> StreamInfo:
         info = describe(str(self.address), self.name, self.video, None)
@@ -250,10 +252,9 @@ def _connect(address: Address, options: dict[str, str], timeout: float) -> Input
     except native.ProtocolNotFoundError as error:
         raise _no_protocol(address) from _cleaned(address, error)
     except (native.FFmpegError, ValueError) as error:
-        cause = _cleaned(address, error)
-        if waiting.ended:
-            raise SourceLost(f"{address} gave no video within {timeout:g} s") from cause
-        raise _lost(address, error) from cause
+        if waiting.ended:  # what FFmpeg says then means nothing
+            raise SourceLost(f"{address} gave no video within {timeout:g} s") from None
+        raise _lost(address, error) from _cleaned(address, error)
 
 
 def _no_protocol(address: Address) -> ConfigError:
@@ -312,10 +313,10 @@ def _cleaned(address: Address, error: Exception) -> Exception:
 def _choose_video(container: InputContainer, address: Address) -> VideoStream:
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        raise SourceLost(f"{address} has no video")
+        raise DecodeError(f"{address} has no video")
     decodable = [s for s in videos if s.codec_context is not None]
     if not decodable:
-        raise SourceLost(
+        raise DecodeError(
             f"{address}: no decoder for its video codec: set the camera to H.264 or H.265"
         )
     return max(decodable, key=lambda s: bool(s.disposition & Disposition.default))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -14,6 +16,7 @@ from av.stream import Stream
 from vidai.sources.file import FileSource
 from vidai.sources.times import Times
 
+APART = 10  # s by which one stream may be ahead of the other in a file, and be waited for
 LATE = 1.0  # s behind the clock from which on no haste makes up for it
 
 
@@ -53,7 +56,7 @@ def play(
     while True:
         ends = Ends()
         try:
-            for packet in _mended(source, turn, audio):
+            for packet in _by_time(_mended(source, turn, audio), 1 if audio is None else 2):
                 ends.add(packet)
                 _move(packet, shift)
                 if not pace.keep(packet):
@@ -80,6 +83,24 @@ def _mended(source: FileSource, turn: FileSource, audio: Stream | None) -> Itera
             yield from times[home.index].mend(packet)
     for last in times.values():
         yield from last.mend(None)
+
+
+def _by_time(packets: Iterator[av.Packet[Any]], streams: int) -> Iterator[av.Packet[Any]]:
+    """The packets of so many streams in the order of their dts: files may have one far ahead."""
+    waiting: list[tuple[Fraction, int, av.Packet[Any]]] = []  # a heap
+    number: Counter[int] = Counter()  # of those waiting, by stream
+    newest = Fraction(0)
+    for count, packet in enumerate(packets):
+        time = (packet.dts or 0) * packet.time_base
+        newest = max(newest, time) if waiting else time
+        heapq.heappush(waiting, (time, count, packet))
+        number[packet.stream.index] += 1
+        while waiting and (len(+number) == streams or newest - waiting[0][0] > APART):
+            packet = heapq.heappop(waiting)[2]
+            number[packet.stream.index] -= 1
+            yield packet
+    while waiting:
+        yield heapq.heappop(waiting)[2]
 
 
 class Ends:

@@ -26,7 +26,7 @@ export function openDetail(stream, closed) {
   };
   const asked = name;
   ask(`/api/streams/${encodeURIComponent(name)}`).then(
-    (told) => asked === name && write(part("settings"), JSON.stringify(told.settings, null, 2)),
+    (told) => asked === name && write(part("settings"), told.settings ? JSON.stringify(told.settings, null, 2) : "–"),
     (error) => asked === name && write(part("settings"), error.message),
   );
 }

@@ -1,6 +1,7 @@
 // Live video by HLS in a <video>: natively where the browser can, else by Media Source Extensions.
 
 const BEGIN = 2; // segments from the live edge to begin with
+const STILL = 5000; // ms without movement, after which the last picture is not shown any more
 const KEEP = 20; // s that stay in the buffer behind the playhead
 const NATIVE =
   document.createElement("video").canPlayType("application/vnd.apple.mpegurl") !== "" &&
@@ -40,7 +41,6 @@ export class Player {
       this.tell(true);
     };
     video.addEventListener("playing", moves, { signal });
-    video.addEventListener("waiting", () => this.tell(false), { signal });
     while (!signal.aborted) {
       try {
         await (NATIVE ? this.#native(signal) : this.#session(signal));
@@ -72,8 +72,11 @@ export class Player {
     try {
       await event(media, "sourceopen", signal);
       const feed = new Feed(media, this.base, signal);
+      let [last, moved] = [0, performance.now()];
       for (;;) {
         const target = await feed.more();
+        if (video.currentTime !== last) [last, moved] = [video.currentTime, performance.now()];
+        else if (performance.now() - moved > STILL) this.tell(false);
         stayLive(video, target);
         feed.forget(video.currentTime - KEEP);
         await pause(target * 500, signal);
@@ -87,6 +90,7 @@ export class Player {
 
 /** Brings new segments of a live playlist into a SourceBuffer. */
 class Feed {
+  #address = "";
   #buffer = null;
   #type = "";
   #map = "";
@@ -100,25 +104,27 @@ class Feed {
 
   /** Appends what is new; the playlist's target duration in s. */
   async more() {
-    const master = await this.#text("index.m3u8");
-    const address = master.split("\n").find((line) => line && !line.startsWith("#")).trim();
-    const codecs = /CODECS="([^"]+)"/.exec(master)?.[1];
-    const { target, segments } = read(await this.#text(address));
+    if (!this.#address) {
+      const lines = (await this.#text("index.m3u8")).split("\n");
+      this.#address = lines.find((line) => line && !line.startsWith("#")).trim();
+    }
+    const { target, segments } = read(await this.#text(this.#address));
     const last = segments.at(-1)?.number ?? this.#next;
     const lost = segments.length > 0 && segments[0].number > this.#next;
     if (lost || last < this.#next - 1) this.#next = -1; // too late, or the worker began anew
     const fresh =
       this.#next < 0 ? segments.slice(-BEGIN) : segments.filter((s) => s.number >= this.#next);
     for (const segment of fresh) {
-      if (segment.map !== this.#map) await this.#begin(segment.map, codecs);
+      if (segment.map !== this.#map) await this.#begin(segment.map);
       await this.#append(await this.#bytes(segment.address));
       this.#next = segment.number + 1;
     }
     return target;
   }
 
-  async #begin(map, codecs) {
+  async #begin(map) {
     const init = await this.#bytes(map);
+    const codecs = /CODECS="([^"]+)"/.exec(await this.#text("index.m3u8"))?.[1];
     const type = `video/mp4; codecs="${codecs ?? codecOf(init)}"`;
     if (!MediaSource.isTypeSupported(type)) throw new Error(`this browser cannot play ${type}`);
     if (!this.#buffer) {

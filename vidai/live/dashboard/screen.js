@@ -10,6 +10,7 @@ const NOTES = {
   retrying: "No connection. Trying again…",
   ended: "The file has ended",
   stopped: "Stopped",
+  refused: "Not accepted",
 };
 
 export class Screen {

@@ -75,14 +75,14 @@ export class Tile {
     write(this.find(".address"), stream.address);
     write(this.find(".fps-out"), fps(stream.fps_out));
     const short = stream.wanted_fps != null && stream.granted_fps < stream.wanted_fps * 0.95;
-    const of = short ? ` of ${fps(stream.wanted_fps)}` : "";
-    write(this.find(".fps-more"), `in ${fps(stream.fps_in)} · model ${fps(stream.fps_analysed)}${of}`);
+    const seen = `seen ${fps(stream.fps_analysed)}`;
+    const told = short ? `${seen} of ${fps(stream.wanted_fps)}` : `in ${fps(stream.fps_in)} · ${seen}`;
+    write(this.find(".fps-more"), told);
     this.find(".fps-more").classList.toggle("warn", short);
     const [number, unit] = seconds(stream.latency.p95);
     write(this.find(".late-p95"), number);
     write(this.find(".measure small"), unit);
-    const { p50, max } = stream.latency;
-    write(this.find(".late-more"), `p50 ${time(p50)} · max ${time(max)}`);
+    write(this.find(".late-more"), `median ${time(stream.latency.p50)}`);
     charts(this.element, stream);
     this.#foot(stream);
     showTrouble(this.find(".trouble"), stream);
