@@ -322,6 +322,17 @@ def test_a_looped_file_goes_on_as_one(tmp_path: Path) -> None:
     assert max(steps) < Fraction(3, RATE)  # the sound may be some longer than the video
 
 
+def test_sound_that_is_stored_far_ahead_waits_for_its_time(gap: Path) -> None:
+    with av.open(str(gap)) as container:
+        stored = [p.stream.type for p in container.demux() if p.size]
+    assert stored[:100].count("video") < 10
+    with connect(gap) as source:
+        packets = list(itertools.islice(source.packets(), 40))
+    times = [float((p.dts or 0) * p.time_base) for p in packets]
+    assert times == sorted(times)
+    assert sum(p.stream is source.video for p in packets) > 10
+
+
 def test_a_file_without_times_is_counted(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "raw.h264", frames=10, container="h264", options={"bf": "0"})
     begin = time.monotonic()

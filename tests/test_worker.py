@@ -150,10 +150,12 @@ def test_streams_are_found_told_recorded_and_shown(
     assert not a.failed
     assert data["analysed"] == a.processed
     lines = (
-        next(iter((tmp_path / "state" / "a" / "jsonl").glob("*.jsonl"))).read_text().splitlines()
+        next(iter((tmp_path / "state" / "streams" / "a" / "jsonl").glob("*.jsonl")))
+        .read_text()
+        .splitlines()
     )
     assert [json.loads(line)["frame"] for line in lines] == [r.frame for r in records.of("a")]
-    recorded = sorted((tmp_path / "state" / "b" / "record").rglob("*.mp4"))
+    recorded = sorted((tmp_path / "state" / "streams" / "b" / "record").rglob("*.mp4"))
     pictures = 0
     for path in recorded:
         with av.open(str(path)) as file:
@@ -207,7 +209,7 @@ def test_a_new_size_within_a_connection_begins_new_files(
             known = len(records.all)
             until(lambda: len(records.all) > known + 15, "more of it")
     sizes = []
-    for path in sorted((tmp_path / "state" / "a" / "record").rglob("*.mp4")):
+    for path in sorted((tmp_path / "state" / "streams" / "a" / "record").rglob("*.mp4")):
         with av.open(str(path)) as file:
             assert sum(1 for _ in file.decode(video=0)) > 5
             sizes.append(file.streams.video[0].width)
@@ -329,6 +331,6 @@ def test_the_process_reloads_on_change_and_closes_all_on_sigterm(
     assert SECRET not in json.dumps(lines)
     data = told("ledger", "b")[0]["data"]
     assert data["received"] == data["processed"] + sum(data["dropped"].values())
-    for path in (tmp_path / "state" / "b" / "record").rglob("*.mp4"):
+    for path in (tmp_path / "state" / "streams" / "b" / "record").rglob("*.mp4"):
         with av.open(str(path)) as file:
             assert sum(1 for _ in file.decode(video=0))

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidai.errors import ConfigError, VidaiError
+from vidai.errors import ConfigError
 
 if TYPE_CHECKING:
     from vidai.live.worker import Worker
@@ -57,13 +57,13 @@ def serve(
     again = threading.Event()  # SIGHUP
     with closing(logs.configure(text=text, level=level)):
         logs.log_events(worker.events)
+        worker.start()  # until it has, signals do what they usually do
         before = {
             signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: wanted.set()),
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: wanted.set()),
             signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: again.set()),
         }
         try:
-            worker.start()
             _wait(worker, wanted, again)
         finally:
             done = worker.stop()
@@ -76,7 +76,4 @@ def _wait(worker: Worker, wanted: threading.Event, again: threading.Event) -> No
     while not wanted.wait(0.5):
         if again.is_set():
             again.clear()
-            try:
-                worker.reload()
-            except VidaiError as error:
-                worker.events.emit("reload-failed", f"{error}; all stays as it was")
+            worker.reload_or_tell()

@@ -123,7 +123,8 @@ class Mount:
             raw = f"videotestsrc is-live=true pattern={spec['pattern']} ! " + self._raw_caps()
         launch = f"{raw} ! {VIDEO[spec['codec']].format(gop=gop)} ! {pay}"
         if sound:
-            launch += f" audiotestsrc name=tone is-live=true ! audioconvert ! {AUDIO[spec['audio']]} ! {sound}"
+            tone = "audiotestsrc name=tone is-live=true ! audioconvert"
+            launch += f" {tone} ! {AUDIO[spec['audio']]} ! {sound}"
         return launch
 
     def _raw_caps(self) -> str:

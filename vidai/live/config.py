@@ -24,6 +24,7 @@ from vidai.errors import ConfigError
 from vidai.live import outputs
 from vidai.live.output import Options
 from vidai.live.rules import Rule
+from vidai.live.secrecy import hidden
 from vidai.sources.address import Address
 from vidai.steps import steps_from
 
@@ -120,7 +121,7 @@ class StreamConfig(Options):
     def told(self) -> dict[str, Any]:
         """The settings as in YAML, without secrets: for pages."""
         plain = self.model_dump(mode="json", exclude_unset=True)
-        return {**_hidden(plain), "url": str(Address(self.url))}
+        return {**hidden(plain), "url": str(Address(self.url))}
 
 
 class AnalysisConfig(Options):
@@ -254,16 +255,3 @@ def _sentence(error: ValidationError) -> str:
         reason = "is missing"
     more = f" (and {len(rest)} more)" if rest else ""
     return f"{place}: {reason}{more}" if place else f"{reason}{more}"
-
-
-SECRET = re.compile(r"password|token|secret|sasl|key", re.IGNORECASE)
-
-
-def _hidden(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: "***" if SECRET.search(k) and v else _hidden(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_hidden(item) for item in value]
-    if isinstance(value, str) and "://" in value:
-        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", value)
-    return value

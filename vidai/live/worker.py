@@ -43,11 +43,13 @@ from vidai.live.config import (
 from vidai.live.events import Event, Events
 from vidai.live.gatherer import Gatherer
 from vidai.live.http import HttpServer, LiveVideo
+from vidai.live.logs import hide
 from vidai.live.metrics import Metrics
 from vidai.live.notify import Notifier
 from vidai.live.outlet import Outlet
 from vidai.live.output import Output, OutputStatus, Place, Record
 from vidai.live.rules import check_rules
+from vidai.live.secrecy import secrets_in
 from vidai.live.status import StreamStatus, WorkerStatus
 from vidai.live.stream import Shared, Stream, outlet_folder
 from vidai.sources.address import Address
@@ -57,7 +59,8 @@ TICK = 1.0  # s between two looks at everything
 REMEMBER = 2  # ticks between two points of a history
 ALIVE = 10.0  # s without a look after which the worker counts as stuck
 STOPPED = 10.0  # s for all streams to end and to close their files
-CHANGES = "streams.yaml"  # in the state folder: what was changed over HTTP
+STREAMS = "streams"  # in the state folder: what outputs keep
+CHANGES = "changes.yaml"  # in the state folder: what was changed over HTTP
 
 
 class Worker:
@@ -85,6 +88,7 @@ class Worker:
     ) -> None:
         self._path = Path(config) if isinstance(config, (str, Path)) else None
         self.config = worker_config(config) if isinstance(config, Mapping) else read_config(config)
+        _hide_secrets(self.config.model_dump(mode="json"))
         self._read_at = _modified(self._path)
         self._host, self._port = host, port
         self.events = Events()
@@ -102,6 +106,7 @@ class Worker:
         self._http: HttpServer | None = None
         self._lock_file: IO[str] | None = None
         self._started = self._looked = 0.0
+        self._notifier = Notifier()
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._looker: threading.Thread | None = None
@@ -114,13 +119,15 @@ class Worker:
         """Load the model, open the pages, start all streams. Comes once."""
         state = self._take_state()
         try:
-            self._load()
+            self._changes = _read_changes(state)
             self._open_pages(state)
+            self._load()
         except BaseException:
+            if self._http is not None:
+                self._http.close()
             self._release_state()
             raise
         self._started = time.time()
-        self._changes = _read_changes(state)
         self._looker = daemon("vidai-worker", self._look_after_all)
         pages = f", pages at {self.url}" if self.url else ""
         wanted = self._wanted()
@@ -216,8 +223,16 @@ class Worker:
         all stays as it was."""
         if self._path is None:
             return
-        self._read_at = _modified(self._path)
-        config = read_config(self._path)
+        self._notifier.reloading()
+        try:
+            self._reload(self._path)
+        finally:
+            self._notifier.ready()
+
+    def _reload(self, path: Path) -> None:
+        self._read_at = _modified(path)
+        config = read_config(path)
+        _hide_secrets(config.model_dump(mode="json"))
         with self._changing:
             before, self.config = self.config, config
             kept = [
@@ -228,7 +243,14 @@ class Worker:
             ]
             self._apply(self._wanted())
         later = f"; {', '.join(kept)} take effect at the next start" if kept else ""
-        self.events.emit("reloaded", f"{self._path} was read again{later}")
+        self.events.emit("reloaded", f"{path} was read again{later}")
+
+    def reload_or_tell(self) -> None:
+        """The same; what is wrong is told as an event."""
+        try:
+            self.reload()
+        except VidaiError as error:
+            self.events.emit("reload-failed", f"{error}; all stays as it was")
 
     # What it tells of itself.
 
@@ -333,6 +355,7 @@ class Worker:
         if settings is None:
             return
         self.token = settings.token or _kept_token(state / "token")
+        hide(self.token)
         host = settings.host if self._host is None else self._host
         port = settings.port if self._port is None else self._port
         self._http = HttpServer(self, host, port)
@@ -373,7 +396,9 @@ class Worker:
                     self._refuse(name, config.url, str(error))
 
     def _checked(self, name: str, settings: Mapping[str, Any]) -> StreamConfig:
-        return stream_config({**self.config.defaults, **settings}, name)
+        config = stream_config({**self.config.defaults, **settings}, name)
+        _hide_secrets(_plain(config))
+        return config
 
     def _config_of(self, name: str) -> StreamConfig:
         if name in self._streams:
@@ -435,7 +460,7 @@ class Worker:
             for entry in config.outputs:
                 number = counted.get(entry.kind, 0)
                 counted[entry.kind] = number + 1
-                folder = outlet_folder(self.config.state, name, entry.kind, number)
+                folder = outlet_folder(self.config.state / STREAMS, name, entry.kind, number)
                 module = import_module(f"vidai.live.outputs.{entry.kind}")
                 output: Output = module.open(entry.options, Place(name, folder, emit))
                 outlets.append(Outlet(entry.kind, output, emit))
@@ -465,7 +490,7 @@ class Worker:
     # Once a second.
 
     def _look_after_all(self) -> None:
-        notifier = Notifier()
+        notifier = self._notifier
         notifier.ready()
         ticks = 0
         while True:
@@ -481,7 +506,7 @@ class Worker:
                     for stream in self._running():
                         stream.remember()
                     notifier.status(self._summary())
-                self._reload_if_changed(notifier)
+                self._reload_if_changed()
             except Exception as error:  # a bug, but no reason to end months of work
                 self.events.emit("worker-failed", f"{type(error).__name__}: {error}")
         notifier.stopping()
@@ -527,19 +552,11 @@ class Worker:
         live = sum(stream.is_active for stream in streams)
         return f"{live} of {len(streams)} streams live"
 
-    def _reload_if_changed(self, notifier: Notifier) -> None:
+    def _reload_if_changed(self) -> None:
         if self._path is None or (now := _modified(self._path)) in (None, self._read_at):
             return
         self._read_at = now
-        daemon("vidai-reload", self._reload, notifier)  # it may wait for a stream to end
-
-    def _reload(self, notifier: Notifier) -> None:
-        notifier.reloading()
-        try:
-            self.reload()
-        except VidaiError as error:
-            self.events.emit("reload-failed", f"{error}; all stays as it was")
-        notifier.ready()
+        daemon("vidai-reload", self.reload_or_tell)  # it may wait for a stream to end
 
 
 class Batches:
@@ -587,6 +604,11 @@ class Callback(Output):
 
 def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _hide_secrets(settings: dict[str, Any]) -> None:
+    for secret in secrets_in(settings):
+        hide(secret)
 
 
 def _modified(path: Path | None) -> int | None:

@@ -24,11 +24,15 @@ export function openDetail(stream, closed) {
     screen = name = null;
     closed();
   };
-  const asked = name;
-  ask(`/api/streams/${encodeURIComponent(name)}`).then(
-    (told) => asked === name && write(part("settings"), told.settings ? JSON.stringify(told.settings, null, 2) : "–"),
-    (error) => asked === name && write(part("settings"), error.message),
+  showSettings(name);
+}
+
+async function showSettings(asked) {
+  const text = await ask(`/api/streams/${encodeURIComponent(asked)}`).then(
+    ({ settings }) => (settings ? JSON.stringify(settings, null, 2) : "–"),
+    (error) => error.message,
   );
+  if (asked === name) write(part("settings"), text);
 }
 
 export const shownStream = () => name;
@@ -60,13 +64,15 @@ export function updateDetail(streams) {
 function now(stream) {
   const { p50, p95, max } = stream.latency;
   const rate = (value) => `${fps(value)} /s`;
+  const wanted = stream.wanted_fps == null ? "every frame" : rate(stream.wanted_fps);
+  const granted = stream.granted_fps == null ? "–" : rate(stream.granted_fps);
   return [
     ["Address", stream.address],
     ["State", `${stream.state} since ${clock(stream.since)}`],
     ["Picture", stream.width ? `${stream.width}×${stream.height} ${stream.codec}` : "–"],
     ["In, out", `${rate(stream.fps_in)}, ${rate(stream.fps_out)}`],
     ["Analysed", rate(stream.fps_analysed)],
-    ["Wanted, granted", `${stream.wanted_fps == null ? "every frame" : rate(stream.wanted_fps)}, ${stream.granted_fps == null ? "–" : rate(stream.granted_fps)}`],
+    ["Wanted, granted", `${wanted}, ${granted}`],
     ["Latency", `median ${time(p50)}, p95 ${time(p95)}, max ${time(max)}`],
     ["Priority", String(stream.priority)],
     ["Reconnects", whole(stream.reconnects)],

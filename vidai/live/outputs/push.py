@@ -83,6 +83,7 @@ class Push(Output):
         self._connection: _Connection | None = None
         self._broken = False  # until a keyframe, after the server was too slow
         self._down = False  # whether an outage has been told
+        self._untold: SinkError | None = None
 
     def begin(self, media: Media) -> None:
         self.end()
@@ -97,6 +98,10 @@ class Push(Output):
 
     def sample(self, sample: Sample) -> None:
         self._tally.accept()
+        self._send(sample)
+        self._tell()
+
+    def _send(self, sample: Sample) -> None:
         keyframe = sample.kind == "video" and sample.is_keyframe
         if sample.kind == "audio" and self._media is not None and not self._sound:
             self._tally.lose("RTMP does not take the sound")
@@ -170,7 +175,11 @@ class Push(Output):
         self._retry_at = time.monotonic() + self._backoff.after(error)
         self._tally.state = f"retrying: {why}"
         if not self._down:
-            self._down = True
+            self._down, self._untold = True, error
+
+    def _tell(self) -> None:
+        error, self._untold = self._untold, None
+        if error is not None:
             raise error
 
     def end(self) -> None:
@@ -186,6 +195,7 @@ class Push(Output):
 
     def tick(self, now: float) -> None:
         self._listen()
+        self._tell()
 
     def close(self) -> None:
         self.end()
