@@ -1,6 +1,6 @@
 """Which tracker keeps ids, how fast it is, and what it keeps in memory.
 
-    python benchmarks/tracking.py [--seeds 5] [--seconds 60] [--clip FILE --model NAME|FILE]
+    python benchmarks/tracking.py [--seeds 3] [--seconds 60] [--clip FILE --model NAME|FILE]
 
 Scenes with known identities, 1280×720: people who cross in both directions and hide each other,
 people who wander, and cars; boxes are off by 3 % of their size, some are missed, some hide behind
@@ -10,7 +10,7 @@ trackers each kind is run with its own defaults, but with every box from 0.35 on
 lost for 2 s remembered, as vidai does; `vidai` is vidai.tracking. IDF1 and switches of identity
 are those of trackers.eval; a box without an id counts as not found.
 
-Speed: ten boxes a frame, in one thread. Memory: what a tracker has grown by over 20,000 frames of
+Speed: ten boxes a frame, in one thread. Memory: what a tracker has grown by over 4,000 frames of
 ten things that stay where they are. With --clip: how many ids a clip gets, at 25, 5 and 1 analyses
 a second; there is no truth in it, but ids that multiply at low rates are lost and found again.
 """
@@ -41,7 +41,7 @@ from vidai.types import Detections
 
 WIDTH, HEIGHT = 1280, 720
 RATES = (25, 10, 5, 2, 1)
-SPEED_FRAMES, MEMORY_FRAMES = 1000, 20_000
+SPEED_FRAMES, MEMORY_FRAMES = 1000, 4000
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -270,12 +270,12 @@ def microseconds(make: Callable[[float], Update]) -> float:
 
 
 def kept_bytes(make: Callable[[float], Update]) -> int:
-    """What a tracker has grown by, from frame 200 to the last."""
+    """What a tracker has grown by, from frame 400 to the last."""
     update, rng = make(10.0), np.random.default_rng(0)
     tracemalloc.start()
     try:
         for number in range(MEMORY_FRAMES):
-            if number == 200:
+            if number == 400:
                 gc.collect()
                 before = tracemalloc.get_traced_memory()[0]
             update(ten(rng), number / 10)
@@ -304,7 +304,7 @@ def ids_of(clip: str, model: str) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="scenes")
+    parser.add_argument("--seeds", type=int, default=3, help="scenes")
     parser.add_argument("--seconds", type=float, default=60, help="of each scene")
     parser.add_argument("--clip", help="a video without truth")
     parser.add_argument("--model", default="yolox-nano", help="what finds things in it")

@@ -79,8 +79,8 @@ class MqttService(Service):
         self._client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, "reader", clean_session=False
         )
-        client.reconnect_delay_set(0.1, 0.5)
-        client.on_message = lambda _c, _d, m: self._arrived.append((m.topic, m.payload))
+        client.reconnect_delay_set(1, 1)
+        client.on_message = lambda _c, _d, m: self._arrived.append((m.topic, bytes(m.payload)))
         client.on_subscribe = lambda *_: greeted.set()
         client.username_pw_set("me", self.secret)
         client.connect("127.0.0.1", self.broker.port)
@@ -148,19 +148,21 @@ class KafkaService(Service):
     def _read(self) -> None:
         import logging
 
-        from confluent_kafka import Consumer
+        from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
         consumer = Consumer(
             {
                 "bootstrap.servers": f"127.0.0.1:{self.broker.port}",
                 "group.id": "reader",
-                "auto.offset.reset": "earliest",
-                "topic.metadata.refresh.interval.ms": 200,
                 "allow.auto.create.topics": True,
                 "logger": logging.Logger("silent", logging.CRITICAL + 1),
             }
         )
-        consumer.subscribe(["vidai.detections", "vidai.events"])
+        parts = []
+        for topic in ("vidai.detections", "vidai.events"):
+            known = consumer.list_topics(topic, timeout=30).topics[topic]  # makes it, too
+            parts += [TopicPartition(topic, n, OFFSET_BEGINNING) for n in known.partitions]
+        consumer.assign(parts)
         while not self._stop.is_set():
             message = consumer.poll(0.1)
             if message is not None and message.error() is None:
@@ -319,7 +321,7 @@ def test_a_broker_that_is_killed_and_comes_back(service: Service, box: Path) -> 
         one.delivered()
         until(lambda: len(service.frames()) >= 100)
         if isinstance(service.broker, Mosquitto):  # which forgets who listens otherwise
-            until(service.broker.memory.exists)
+            until(service.broker.remembers_readers)
         service.broker.kill()
         one.send(range(100, 300))
         until(lambda: one.status().state.startswith("retrying: "))
@@ -432,7 +434,7 @@ def test_a_killed_worker_sends_the_rest_later(there: bool, service: Service, box
     service.listen()
     if not there:
         if isinstance(service.broker, Mosquitto):
-            until(service.broker.memory.exists)
+            until(service.broker.remembers_readers)
         service.broker.kill()
     arguments = [service.kind, str(box), json.dumps(service.options())]
     with subprocess.Popen(
@@ -512,7 +514,7 @@ def test_what_cannot_work_is_one_sentence(
 @pytest.mark.parametrize("kind", list(SERVICES))
 def test_a_full_spool_is_in_the_account(kind: str, box: Path) -> None:
     port = free_port()
-    where = {
+    where: dict[str, dict[str, Any]] = {
         "mqtt": {"port": port},
         "redis": {"url": f"redis://127.0.0.1:{port}"},
         "kafka": {"servers": f"127.0.0.1:{port}"},
@@ -531,7 +533,7 @@ def test_memory_stays_flat_while_a_broker_is_away(box: Path) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    big = record(1, found=20)
+    big = record(1, found=5)
     with closing(Sender("mqtt", box, {"port": free_port()})) as one:
         for _ in range(2000):
             one.output.record(big)
@@ -541,8 +543,8 @@ def test_memory_stays_flat_while_a_broker_is_away(box: Path) -> None:
         grown = memory() - before
         status = one.status()
         assert status.waiting == 20_000
-        assert status.waiting_bytes == 20_000 * len(big.to_json()) > 30e6
-        assert grown < 8e6
+        assert status.waiting_bytes == 20_000 * len(big.to_json()) > 9e6
+        assert grown < 4e6
 
 
 def test_mqtt_tells_whether_the_stream_is_there(tmp_path: Path, box: Path) -> None:
@@ -576,6 +578,8 @@ def test_mqtt_3_and_topics_of_ones_own(tmp_path: Path, box: Path) -> None:
     service.close()
 
 
+# paho leaves a socket with a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
 def test_mqtt_over_tls_checks_the_certificate(tmp_path: Path, box: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: apt install openssl")

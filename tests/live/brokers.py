@@ -148,10 +148,10 @@ class Mosquitto(Broker):
         self._users = users or {}
         self._tls = tls
 
-    @property
-    def memory(self) -> Path:
-        """Where it keeps sessions over a restart."""
-        return self.folder / "mosquitto.db"
+    def remembers_readers(self) -> bool:
+        """Whether who listens to vidai/# is on disk, so that a kill does not end it."""
+        memory = self.folder / "mosquitto.db"
+        return memory.exists() and b"vidai/#" in memory.read_bytes()
 
     def command(self) -> list[str]:
         lines = [
@@ -229,34 +229,35 @@ class Door:
 
     def __init__(self, port: int, target: int) -> None:
         self._target = target
-        self._open = {listener := socket.create_server(("127.0.0.1", port), backlog=64)}
-        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
+        self._sockets = [self._listener]
         self._threads: list[threading.Thread] = []
-        self._run(lambda: self._accept(listener))
+        self._run(self._accept)
 
     def close(self) -> None:
-        with self._lock:
-            sockets, self._open = self._open, set()
-        for one in sockets:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(PATIENCE)  # nobody comes in any more
+        for one in self._sockets:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(PATIENCE)
-        for one in sockets:
+        for one in self._sockets:
             one.close()
 
     def _run(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))
         self._threads[-1].start()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                inside, _ = listener.accept()
-                self._open.add(inside)
+                inside, _ = self._listener.accept()
+                self._sockets.append(inside)
                 outside = socket.create_connection(("127.0.0.1", self._target), PATIENCE)
                 outside.settimeout(None)
-                self._open.add(outside)
+                self._sockets.append(outside)
                 self._run(lambda a=inside, b=outside: _pass_on(a, b))  # type: ignore[misc]
                 self._run(lambda a=inside, b=outside: _pass_on(b, a))  # type: ignore[misc]
 

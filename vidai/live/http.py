@@ -395,7 +395,7 @@ class _Routes:
         return response
 
     def status(self, request: Request) -> Response:
-        return JSONResponse(_plain(self._worker.status()))
+        return JSONResponse(self._worker.status().to_dict())
 
     def events(self, request: Request) -> Response:
         try:
@@ -521,16 +521,6 @@ def _file(path: Path | None) -> Response:
     if path is None or not path.is_file():
         raise HTTPException(404, "this clip is not kept, or not any more")
     return FileResponse(path, headers={"cache-control": "private, max-age=3600"})
-
-
-def _plain(status: WorkerStatus) -> dict[str, Any]:
-    """JSON-ready. Before Python 3.12 `asdict` counts the items of a Counter, as new keys."""
-    told = status.to_dict()
-    for stream, of in zip(told["streams"], status.streams, strict=True):
-        stream["ledger"] |= {"dropped": dict(of.ledger.dropped), "failed": dict(of.ledger.failed)}
-        for output, its in zip(stream["outputs"], of.outputs, strict=True):
-            output["lost"] = dict(its.lost)
-    return told
 
 
 async def _object(request: Request) -> dict[str, Any]:

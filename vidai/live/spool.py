@@ -29,7 +29,7 @@ S = TypeVar("S", bound="Spooled")
 
 LOCK_PATIENCE = 2.0  # s for another process to let go of a spool
 PAGE = 1024  # bytes; records are small, and a change writes whole pages: 4096 write twice as much
-CHECKPOINT = 1000  # pages of changes, after which they go into the file itself
+CHECKPOINT = 4000  # pages of changes, after which they go into the file itself
 SPARE = 1024  # free pages that a file may keep
 BATCH = 100  # records that are on their way at a time
 TIMEOUT = 5.0  # s for a server to answer

@@ -17,7 +17,8 @@ class StreamStatus:
     """One stream, now.
 
     address: without its password. state: "connecting", "live", "retrying" (between two
-    attempts), "ended" (a file that is not looped), "stopped". since: s since 1970, of that
+    attempts), "ended" (a file that is not looped), "stopped", "refused" (there is no room for it, or its
+    settings cannot work). since: s since 1970, of that
     state. error: the last, None while all is well. fps_in: frames decoded; fps_out: frames
     that went through; fps_analysed: frames that the model saw; each a second, over the last
     seconds. wanted_fps: analyses a second that were asked for, granted_fps: what the device has
@@ -81,5 +82,13 @@ class WorkerStatus:
         for stream, status in zip(told["streams"], self.streams, strict=True):
             stream["reconnects"] = status.reconnects
             stream["history"] = list(status.history)
-            stream["ledger"]["balanced"] = status.ledger.balanced
+            ledger = stream["ledger"]
+            # asdict would make a Counter of pairs before Python 3.12.
+            ledger["dropped"], ledger["failed"] = (
+                dict(status.ledger.dropped),
+                dict(status.ledger.failed),
+            )
+            ledger["balanced"] = status.ledger.balanced
+            for output, its in zip(stream["outputs"], status.outputs, strict=True):
+                output["lost"] = dict(its.lost)
         return told

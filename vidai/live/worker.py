@@ -60,6 +60,7 @@ REMEMBER = 2  # ticks between two points of a history
 ALIVE = 10.0  # s without a look after which the worker counts as stuck
 STOPPED = 10.0  # s for all streams to end and to close their files
 STREAMS = "streams"  # in the state folder: what outputs keep
+TOKEN = "token"  # in the state folder
 CHANGES = "changes.yaml"  # in the state folder: what was changed over HTTP
 
 
@@ -129,7 +130,13 @@ class Worker:
             raise
         self._started = time.time()
         self._looker = daemon("vidai-worker", self._look_after_all)
-        pages = f", pages at {self.url}" if self.url else ""
+        settings = self.config.http
+        kept = (
+            ""
+            if settings is None or settings.token
+            else f", its token in {self.config.state / TOKEN}"
+        )
+        pages = f", pages at {self.url}{kept}" if self.url else ""
         wanted = self._wanted()
         self.events.emit("started", f"{len(wanted)} streams, {self._detector_text()}{pages}")
         self._apply(wanted)
@@ -354,7 +361,7 @@ class Worker:
         settings = self.config.http
         if settings is None:
             return
-        self.token = settings.token or _kept_token(state / "token")
+        self.token = settings.token or _kept_token(state / TOKEN)
         hide(self.token)
         host = settings.host if self._host is None else self._host
         port = settings.port if self._port is None else self._port

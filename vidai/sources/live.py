@@ -176,7 +176,10 @@ class LiveSource:
 
     def _receive(self) -> Iterator[av.Packet[Any]]:
         times = {s: Times(str(self.address), s) for s in self._streams}
-        pace = Pace(self._closed) if self.address.kind == "hls" else None
+        # HLS comes in pieces, and is played evenly: a little faster than it comes, or a server's
+        # clock that gains on ours would let it fall behind, piece by piece.
+        hls = self.address.kind == "hls"
+        pace = Pace(self._closed, speed=1.05, late=0.0, longest=10.0) if hls else None
         begin = time.monotonic()
         opened = False  # by a keyframe
         for packet in self._demux():

@@ -17,29 +17,40 @@ from vidai.sources.file import FileSource
 from vidai.sources.times import Times
 
 APART = 10  # s by which one stream may be ahead of the other in a file, and be waited for
-LATE = 1.0  # s behind the clock from which on no haste makes up for it
 
 
 class Pace:
     """Says when the packets of a stream are due, by their own times.
 
-    Who is LATE, as after a stop of the whole process, goes on from there.
+    speed: of the packets' time against the clock. late: s behind from which on no haste makes up
+    for it, as after a stop of the whole process: it goes on from there. longest: s to wait at most.
     """
 
-    def __init__(self, closed: threading.Event, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        closed: threading.Event,
+        *,
+        speed: float = 1.0,
+        late: float = 1.0,
+        longest: float = threading.TIMEOUT_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._closed = closed
+        self._speed, self._late, self._longest = speed, late, longest
         self._clock = clock
-        self._origin: float | None = None  # of the packets' time, on the clock
+        self._start: tuple[float, float] | None = None  # the same moment: on the clock, of packets
 
     def keep(self, packet: av.Packet[Any]) -> bool:
         """Wait until the packet is due; whether it is not closed meanwhile."""
         ticks = packet.pts if packet.dts is None else packet.dts
         if ticks is None:
             return not self._closed.is_set()
-        due, now = float(ticks * packet.time_base), self._clock()
-        if self._origin is None or now - (self._origin + due) > LATE:
-            self._origin = now - due
-        return not self._closed.wait(max(0.0, self._origin + due - now))
+        here, now = float(ticks * packet.time_base), self._clock()
+        clock, begin = self._start or (now, here)
+        wait = clock + (here - begin) / self._speed - now
+        if self._start is None or not -self._late <= wait <= self._longest:
+            self._start, wait = (now, here), 0.0
+        return not self._closed.wait(max(0.0, wait))
 
 
 def play(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+GREETING = 1.0  # s that is waited for a broker at a time
 SLICE = 0.1  # s that a wait lasts at most before it is seen whether the output closes
 OURS = ("acks", "bootstrap.servers", "enable.idempotence", "message.timeout.ms")
 REFUSED = re.compile(r"Connect to \S*?#?([^#\s]+) failed: Connection refused")
@@ -86,12 +87,15 @@ class Kafka(Spooled):
         if self._producer is None:
             self._producer = self._new_producer()
         self._trouble = ""
-        try:
-            self._producer.list_topics(self._topics["detections"], timeout=self._patience())
-        except KafkaException as error:
-            self._producer.poll(0)  # brings `_trouble`
-            raise self._meaning(error.args[0]) from error
-        self._greeted = True
+        end = time.monotonic() + self._patience()
+        while not self._greeted:
+            try:
+                self._producer.list_topics(self._topics["detections"], timeout=GREETING)
+                self._greeted = True
+            except KafkaException as error:
+                self._producer.poll(0)  # brings `_trouble`
+                if self._trouble or time.monotonic() > end or not self._patience():
+                    raise self._meaning(error.args[0]) from error
 
     def _send(self, messages: Sequence[Waiting]) -> None:
         from confluent_kafka import KafkaException
