@@ -603,15 +603,25 @@ def test_mqtt_over_tls_checks_the_certificate(tmp_path: Path, box: Path) -> None
             assert one.status().delivered == 5
 
 
-def test_a_message_that_is_refused_does_not_hold_up_the_rest(tmp_path: Path, box: Path) -> None:
-    service = MqttService(tmp_path)
+@pytest.mark.parametrize("kind", ["mqtt", "kafka"])
+def test_a_message_that_is_refused_does_not_hold_up_the_rest(
+    kind: str, tmp_path: Path, box: Path
+) -> None:
+    service = SERVICES[kind](tmp_path)
+    if kind == "mqtt":
+        service.broker = Mosquitto(tmp_path, more=("message_size_limit 20000",))
     service.broker.start()
     service.listen()
-    with sender(service, box) as one:
+    more = {} if kind == "mqtt" else {"config": {"message.max.bytes": 20_000}}
+    with sender(service, box, **more) as one:
         for number in range(30):
-            one.output.record(record(number, found=0 if number != 17 else 5000))
+            one.output.record(record(number, found=1 if number != 17 else 500))
         one.delivered()
+        assert one.status().delivered == 29
+        assert one.status().lost == {"refused": 1}
         until(lambda: 29 in service.frames())
+    assert in_order(service.frames()) == [*range(17), *range(18, 30)]
+    assert "output-refused" in one.kinds()
     service.close()
 
 

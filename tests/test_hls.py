@@ -217,7 +217,7 @@ def test_another_size_is_a_discontinuity_with_its_own_beginning(tmp_path: Path, 
     for part in playlist.split("#EXT-X-DISCONTINUITY\n"):
         start = tags(part, "EXT-X-MAP")[0].split('"')[1]
         data = b"".join(output.part(name) or b"" for name in (start, *names(part)))
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             sizes += [(frame.width, frame.height) for frame in container.decode(video=0)]
     assert sizes == [(64, 48)] * 150 + [(96, 64)] * 75
     # The gap of 2 s is one in the segments' own times as well.

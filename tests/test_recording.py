@@ -388,6 +388,19 @@ def test_a_full_disk_takes_the_oldest_files_where_they_may_go(small_disk: Path, 
     assert names[-2].startswith(f"{DAY}/12-00-38Z")  # the newest is there
 
 
+def test_only_a_full_disk_takes_old_files(tmp_path: Path, feed: Feed) -> None:
+    shelved(tmp_path, "2026-01-01/12-00-00Z.mp4")
+    output = recording(tmp_path, keep_gb=1)
+    output.begin(feed.media)
+    with file_limit(10_000), pytest.raises(SinkError, match="file too large"):
+        give_samples(output, feed.samples)
+    (tmp_path / "2026-02-01").write_text("in the way of a folder")
+    with pytest.raises(SinkError, match=r"cannot write"):
+        give(recording(tmp_path), feed.later(86_400))
+    assert "2026-01-01/12-00-00Z.mp4" in files_in(tmp_path)
+    output.close()
+
+
 def test_packets_before_a_keyframe_or_a_beginning_are_counted(tmp_path: Path, feed: Feed) -> None:
     output = recording(tmp_path)
     output.sample(feed.samples[0])

@@ -139,12 +139,18 @@ class Broker:
 
 class Mosquitto(Broker):
     """users: names and passwords; without them anybody may come in. tls: a PEM file with key and
-    certificate. What it keeps for clients that are away is on disk within a second."""
+    certificate. more: lines of its settings. What it keeps for clients that are away is on disk
+    within a second."""
 
     def __init__(
-        self, folder: Path, users: dict[str, str] | None = None, tls: Path | None = None
+        self,
+        folder: Path,
+        users: dict[str, str] | None = None,
+        tls: Path | None = None,
+        more: tuple[str, ...] = (),
     ) -> None:
         super().__init__(folder)
+        self._more = more
         self._users = users or {}
         self._tls = tls
 
@@ -163,6 +169,7 @@ class Mosquitto(Broker):
             "autosave_interval 1",
             "max_queued_messages 0",
             f"allow_anonymous {'false' if self._users else 'true'}",
+            *self._more,
         ]
         if self._tls is not None:
             lines += [f"certfile {self._tls}", f"keyfile {self._tls}"]

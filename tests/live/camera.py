@@ -64,6 +64,7 @@ class Mount:
     shared: bool = False
 
 
+@cache
 def missing_gstreamer() -> str | None:
     """Why no camera can be started here; None if one can."""
     try:
@@ -75,12 +76,9 @@ def missing_gstreamer() -> str | None:
     return None
 
 
-_missing = cache(missing_gstreamer)
-
-
 def require_gstreamer() -> None:
     """Skip the test where there is no GStreamer, and fail it there in CI."""
-    if why := _missing():
+    if why := missing_gstreamer():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
 
 
@@ -292,8 +290,9 @@ def read_clock(rgb: npt.NDArray[np.uint8]) -> float:
     rgb: (height, width, 3) or the luma alone, in the size that the camera sent. Raises ValueError
     where the digits do not agree with their check.
     """
-    grey = rgb.mean(axis=2) if rgb.ndim == 3 else rgb
-    per_row = grey.shape[1] // SQUARE
+    per_row = rgb.shape[1] // SQUARE
+    top = rgb[: -(-BITS // per_row) * SQUARE]
+    grey = top.mean(axis=2) if top.ndim == 3 else top
     value = 0
     for bit in range(BITS):
         y, x = bit // per_row * SQUARE, bit % per_row * SQUARE

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
+from vidai.live.output import Media
 from vidai.types import Frame
 
 NEWEST_AGE = 0.25  # s by which frames may lie behind the newest where the newest wins
@@ -13,11 +14,13 @@ NEWEST_COUNT = 8  # of them: a burst of the network
 
 
 class Arrived(NamedTuple):
-    """A frame and when its packet came: s of time.monotonic. decoded: the s that it took."""
+    """A frame and when its packet came: s of time.monotonic. decoded: the s that it took. media:
+    the connection that it came by."""
 
     frame: Frame
     arrived: float
     decoded: float
+    media: Media
 
 
 class Inbox:

@@ -113,7 +113,7 @@ class Media:
         self.info = info
         # Copies of what the streams say of themselves: outputs read them in threads of their
         # own, while the container that the streams are from is in use or gone.
-        self._home = av.open(io.BytesIO(), "w", format="matroska")
+        self._home = av.open(io.BytesIO(), "w", format="nut")  # holds every codec
         self._video = self._home.add_stream_from_template(video, opaque=True)
         self._audio = audio and self._home.add_stream_from_template(audio, opaque=True)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import struct
 import sys
 from fractions import Fraction
@@ -24,10 +25,12 @@ import av
 HEAD = struct.Struct(">B?qqqI")
 CLOCK = Fraction(1, 90_000)  # s a tick
 CONNECTED, SENT = b"C", b"."
+STUCK = 30  # s that a server may keep it waiting; then it ends, also if nobody is there to end it
 
 
 def push(given: BinaryIO, told: BinaryIO) -> None:
     order = json.loads(given.readline())
+    signal.alarm(STUCK)  # its default ends the process even within FFmpeg
     with (
         av.open(io.BytesIO(given.read(order["header"])), "r") as head,
         av.open(order["url"], "w", format=order["format"], options=order["options"]) as out,
@@ -38,15 +41,19 @@ def push(given: BinaryIO, told: BinaryIO) -> None:
         out.start_encoding()
         told.write(CONNECTED)
         told.flush()
+        signal.alarm(0)
         while len(read := given.read(HEAD.size)) == HEAD.size:
             number, keyframe, pts, dts, duration, size = HEAD.unpack(read)
             packet: av.Packet[Any] = av.Packet(given.read(size))
             packet.pts, packet.dts, packet.duration = pts, dts, duration
             packet.time_base, packet.is_keyframe = CLOCK, keyframe
             packet.stream = streams[number]
+            signal.alarm(STUCK)
             out.mux(packet)
+            signal.alarm(0)
             told.write(SENT)
             told.flush()
+        signal.alarm(STUCK)  # for the goodbye
 
 
 if __name__ == "__main__":

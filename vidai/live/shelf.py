@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -200,9 +201,11 @@ class Shelf:
             while self._bytes is not None and self._kept and self._free() < coming:
                 self.remove_oldest()
 
-    def give_way(self) -> bool:
-        """Where files may go because of their size, remove the oldest. Whether one went."""
-        return self._bytes is not None and self.remove_oldest()
+    def give_way(self, error: BaseException) -> bool:
+        """Where the error says that the disk is full, and files may go because of their size,
+        remove the oldest. Whether one went."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return full and self._bytes is not None and self.remove_oldest()
 
     def _free(self) -> int:
         status = os.statvfs(self.folder)

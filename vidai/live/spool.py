@@ -184,10 +184,7 @@ class Spool:
         """The work, in one transaction. Raises SinkError if the disk does not do it."""
         for _ in range(2):  # again in a new file, if this one turns out to be damaged
             try:
-                disk = self._connect()
-                with disk:
-                    disk.execute("BEGIN IMMEDIATE")
-                    result = work(disk)
+                result = _transaction(self._connect(), work)
                 self.trouble = None
                 return result
             except sqlite3.OperationalError as error:
@@ -197,7 +194,7 @@ class Spool:
         raise self._failed(sqlite3.OperationalError("every new file is damaged at once"))
 
     def _failed(self, error: Exception) -> SinkError:
-        self.trouble = f"cannot write the spool {self._path}: {reason(error)}"
+        self.trouble = f"cannot use the spool {self._path}: {reason(error)}"
         return SinkError(self.trouble)
 
     def _connect(self) -> sqlite3.Connection:
@@ -320,6 +317,18 @@ class Spool:
                 disk.executescript(f"PRAGMA incremental_vacuum({4 * SPARE})")
         except sqlite3.DatabaseError as error:
             raise self._failed(error) from error
+
+
+def _transaction(disk: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    disk.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(disk)
+        disk.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            disk.execute("ROLLBACK")
+        raise
+    return result
 
 
 class Refused(SinkError):

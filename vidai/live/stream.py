@@ -30,7 +30,7 @@ from PIL import Image
 from vidai.batcher import daemon
 from vidai.device import Decoder, Device, EncoderSettings
 from vidai.errors import ConfigError, SourceLost, VidaiError
-from vidai.live.annotated import Annotated, Times
+from vidai.live.annotated import Annotated
 from vidai.live.clock import StreamClock
 from vidai.live.config import StreamConfig
 from vidai.live.events import Event, Events
@@ -53,6 +53,7 @@ from vidai.types import Detections, Frame, StreamInfo
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 USUAL_FPS = 25.0  # of a camera that is not known yet
+READER_ENDS = 1.0  # s that it may take
 SNAPSHOT_QUALITY = 80  # of JPEG
 
 
@@ -148,14 +149,17 @@ class Stream:
         `timeout` s; else the rest ends later, or with the program."""
         until = time.monotonic() + timeout
         self.ask_to_stop()
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+        reader, follower = self._threads
+        # One that is just connecting has nothing to lose, and ends when it is done with that.
+        reader.join(min(READER_ENDS, timeout))
+        self._inbox.close()
+        follower.join(max(0.0, until - time.monotonic()))
         for outlet in self.outlets:
             outlet.ask_to_close()
         closed = [outlet.close(max(0.1, until - time.monotonic())) for outlet in self.outlets]
         self._shared.metrics.forget(self.name)
         self._tell_ledger()
-        return all(closed) and not any(thread.is_alive() for thread in self._threads)
+        return all(closed) and not follower.is_alive()
 
     def _tell_ledger(self) -> None:
         """The account, for the log: with the stream its status goes."""
@@ -291,17 +295,19 @@ class Stream:
                 self._status.ledger.received += 1
                 self._status.ledger.dropped["flood"] += 1
                 continue
+            sample = self._camera_copy(packet)
             frames = decoder.decode(packet)
             self._status.damaged = damaged + decoder.damaged
             if frames:
                 last_picture = time.monotonic()
-                info = self._mind_change(packet, info, frames[0].info)
+                info = self._mind_change(sample, info, frames[0].info)
             elif arrived - last_picture > self.config.read_timeout:
                 raise SourceLost(
                     f"{self._address} sends packets, but not one picture of them could be decoded "
                     f"for {self.config.read_timeout:g} s"
                 )
-            self._camera_sample(packet, "video")
+            if sample is not None:
+                self._give(sample)
             for frame in frames:
                 self._take(frame, arrived, last_picture - arrived)
         self._take_rest(decoder)
@@ -319,7 +325,8 @@ class Stream:
         self._came.count()
         ledger = self._status.ledger
         ledger.received += 1
-        if dropped := self._inbox.put(Arrived(frame, arrived, decoding)):
+        assert self._media is not None
+        if dropped := self._inbox.put(Arrived(frame, arrived, decoding, self._media)):
             ledger.dropped["newer came"] += dropped
 
     def _connected(self, info: StreamInfo) -> None:
@@ -369,25 +376,34 @@ class Stream:
     def _camera_outlets(self) -> list[Outlet]:
         return [outlet for outlet in self.outlets if outlet.output.pictures == "camera"]
 
-    def _camera_sample(self, packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:
-        assert packet.pts is not None
-        assert packet.dts is not None
-        sample = Sample(packet, kind, packet.pts, packet.dts)
+    def _camera_copy(self, packet: av.Packet[Any]) -> Sample | None:
+        """A packet of the video for those outputs; None where there are none.
+
+        On bytes of its own: a decoder may take the packet's away.
+        """
+        if not self._camera_outlets():
+            return None
+        copy: av.Packet[Any] = av.Packet(bytes(packet))
+        copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+        copy.time_base, copy.is_keyframe = CLOCK, packet.is_keyframe
+        copy.is_corrupt = packet.is_corrupt
+        return _sample(copy, "video")
+
+    def _give(self, sample: Sample) -> None:
         for outlet in self._camera_outlets():
             outlet.sample(sample)
-        return sample
 
     def _sound(self, packet: av.Packet[Any]) -> None:
-        sample = self._camera_sample(packet, "audio")
+        sample = _sample(packet, "audio")
+        self._give(sample)
         if self._media is not None:
             self._annotated.sound(sample, self._media)
 
     def _mind_change(
-        self, packet: av.Packet[Any], before: StreamInfo, now: StreamInfo
+        self, sample: Sample | None, before: StreamInfo, now: StreamInfo
     ) -> StreamInfo:
         """The info from here on. Where the picture changes within a connection, outputs that
         keep packets begin anew, with the headers that came with it."""
-        assert self._media is not None
         same = (before.width, before.height, before.pixel_format)
         if same == (now.width, now.height, now.pixel_format):
             return before
@@ -396,15 +412,10 @@ class Stream:
             "changed",
             f"{self.name} changed from {before.width}x{before.height} to {now.width}x{now.height}",
         )
-        for outlet in self._camera_outlets():
-            outlet.end()
-        with (
-            suppress(av.FFmpegError, ValueError, IndexError),
-            av.open(io.BytesIO(bytes(packet)), format=now.codec) as headers,
-        ):
-            self._begin_camera(Media(now, headers.streams.video[0], self._media.audio))
-            return now
-        self._begin_camera(self._media)
+        media = self._media
+        if sample is not None and media is not None:
+            self._end_camera()
+            self._begin_camera(_with_headers_of(sample, now, media))
         return now
 
     # The follower's thread.
@@ -441,16 +452,12 @@ class Stream:
             detections = self._carried(frame)
         if analyse or not self._discreet:
             self._shown = frame, detections
-            if (media := self._media) is not None:
-                self._note(self._annotated.show(frame, detections, media), stages)
+            if (times := self._annotated.show(frame, detections, arrived.media)) is not None:
+                stages["draw"], stages["encode"] = times
         for stage, (begin, end) in stages.items():
             self._shared.metrics.observe(self.name, stage, end - begin)
         if self._shared.tracer is not None:
             self._shared.tracer.frame(self.name, frame.index, stages)
-
-    def _note(self, times: Times | None, stages: dict[str, tuple[float, float]]) -> None:
-        if times is not None:
-            stages["draw"], stages["encode"] = times
 
     def _analyse(
         self, frame: Frame, began: float, stages: dict[str, tuple[float, float]]
@@ -497,6 +504,22 @@ class Stream:
             for outlet in self.outlets:
                 outlet.event(event)
         return event
+
+
+def _sample(packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:
+    assert packet.pts is not None
+    assert packet.dts is not None
+    return Sample(packet, kind, packet.pts, packet.dts)
+
+
+def _with_headers_of(sample: Sample, info: StreamInfo, before: Media) -> Media:
+    """What the video is like from this keyframe on; as it was, where it brings no headers."""
+    with (
+        suppress(av.FFmpegError, ValueError, IndexError),
+        av.open(io.BytesIO(bytes(sample.packet)), format=info.codec) as headers,
+    ):
+        return Media(info, headers.streams.video[0], before.audio)
+    return before
 
 
 class Meter:

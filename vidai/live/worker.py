@@ -22,7 +22,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import yaml
 
@@ -52,7 +52,7 @@ from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
 from vidai.live.status import StreamStatus, WorkerStatus
 from vidai.live.stream import Shared, Stream, outlet_folder
-from vidai.sources.address import Address
+from vidai.sources.address import shown
 from vidai.tags import reason
 
 TICK = 1.0  # s between two looks at everything
@@ -96,7 +96,7 @@ class Worker:
         self._on_record = on_record
         self._download, self._build = download, build
         self._streams: dict[str, Stream] = {}
-        self._refused: dict[str, StreamStatus] = {}
+        self._refused: dict[str, Refused] = {}
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._changing = threading.RLock()
         self._capacity = Capacity(self.config.analysis.budget_fps)
@@ -208,10 +208,7 @@ class Worker:
     def change(self, name: str, settings: Mapping[str, Any]) -> None:
         """Other settings for a stream, which begins anew with them; the rest stays as it is."""
         with self._changing:
-            before = self._config_of(name)
-            config = self._checked(
-                name, {**before.model_dump(mode="python", exclude_unset=True), **settings}
-            )
+            config = self._checked(name, {**self._settings_of(name), **settings})
             self._stop_stream(name)
             self._remember_change(name, _plain(config))
             self._start_stream(name, config)
@@ -220,7 +217,7 @@ class Worker:
     def remove(self, name: str) -> None:
         """A stream less; its files are closed, and stay."""
         with self._changing:
-            self._config_of(name)
+            self._settings_of(name)
             self._stop_stream(name)
             self._remember_change(name, None)
         self.events.emit("removed", f"{name} was removed", name)
@@ -264,7 +261,7 @@ class Worker:
     def status(self) -> WorkerStatus:
         """May be asked in any thread."""
         streams = [stream.status() for stream in self._running()]
-        streams += self._refused.copy().values()
+        streams += [refused.status for refused in self._refused.copy().values()]
         detector = self._detector
         return WorkerStatus(
             version=version("vidai"),
@@ -381,7 +378,7 @@ class Worker:
                 try:
                     wanted[name] = self._checked(name, settings)
                 except ConfigError as error:
-                    self._refuse(name, str(settings.get("url", "")), str(error))
+                    self._refuse(name, settings, str(error))
         return wanted
 
     def _apply(self, wanted: Mapping[str, StreamConfig]) -> None:
@@ -400,18 +397,19 @@ class Worker:
                     self._admit(name, config)
                     self._start_stream(name, config)
                 except VidaiError as error:
-                    self._refuse(name, config.url, str(error))
+                    self._refuse(name, _plain(config), str(error))
 
     def _checked(self, name: str, settings: Mapping[str, Any]) -> StreamConfig:
         config = stream_config({**self.config.defaults, **settings}, name)
         _hide_secrets(_plain(config))
         return config
 
-    def _config_of(self, name: str) -> StreamConfig:
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        """As they may be written in YAML. Raises ConfigError where there is no such stream."""
         if name in self._streams:
-            return self._streams[name].config
+            return _plain(self._streams[name].config)
         if name in self._refused:
-            return StreamConfig(url=self._refused[name].address)
+            return self._refused[name].settings
         raise ConfigError(f"there is no stream {name}")
 
     def _admit(self, name: str, config: StreamConfig) -> None:
@@ -422,14 +420,10 @@ class Worker:
         if capacity is not None and (why := refusal(others, new, capacity)):
             raise ConfigError(why)
 
-    def _refuse(self, name: str, url: str, why: str) -> None:
-        try:
-            address = str(Address(url))
-        except ConfigError:
-            address = ""
-        self._refused[name] = StreamStatus(
-            name, address, state="refused", since=time.time(), error=why
-        )
+    def _refuse(self, name: str, settings: dict[str, Any], why: str) -> None:
+        status = StreamStatus(name, shown(str(settings.get("url", ""))))
+        status.state, status.since, status.error = "refused", time.time(), why
+        self._refused[name] = Refused(status, settings)
         self.events.emit("refused", why, name)
 
     def _start_stream(self, name: str, config: StreamConfig) -> None:
@@ -564,6 +558,13 @@ class Worker:
             return
         self._read_at = now
         daemon("vidai-reload", self.reload_or_tell)  # it may wait for a stream to end
+
+
+class Refused(NamedTuple):
+    """A stream that cannot run, and its settings as in YAML."""
+
+    status: StreamStatus
+    settings: dict[str, Any]
 
 
 class Batches:

@@ -35,9 +35,10 @@ MOST_FPS = 240  # more is a guess from too few frames
 KEYFRAME = 60.0  # s to wait for one, at least: smart codecs send them rarely
 RECEIVE_BUFFER = 4 << 20  # bytes of a UDP socket: a keyframe in 4K comes in one burst
 
-# µs of a stream that FFmpeg looks at before it says what it is. What it looked at is not lost.
-# The first is enough where a keyframe is among it; the second is for rare keyframes.
-ANALYSE = {"rtsp": (500_000, 10_000_000)}
+# µs of a stream that FFmpeg looks at before it says what it is. What it looked at is not lost, but
+# comes so much late. The first is enough where a keyframe is among it, or where RTSP describes the
+# stream; the second is for rare keyframes.
+ANALYSE = {"rtsp": (250_000, 10_000_000)}
 ANALYSE_ELSE = (1_500_000, 15_000_000)
 
 TRANSPORTS: dict[Transport, dict[str, str]] = {
@@ -66,6 +67,8 @@ class LiveSource:
     info: the video as it is now; its duration is None. video, audio: PyAV's streams, for decoders
     and containers; they live until `close`. Of several, the default ones are taken.
 
+    A stream whose keyframes are rare is connected to once more, and looked at for longer.
+
     One thread constructs it and reads; `close` may be called from any. Raises SourceLost, with the
     reason and without secrets, ConfigError for an address that can never work, and DecodeError for
     a file without a video that can be decoded.
@@ -86,7 +89,7 @@ class LiveSource:
         self.read_timeout = read_timeout
         self._closed = threading.Event()
         self._reader: int | None = None  # the thread within `packets`
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a dropped `packets` may end while it is held
         self._file: FileSource | None = None
         self._loop = loop
         if address.kind == "file":

@@ -326,7 +326,7 @@ class Clips(Output):
             clip.muxer.close()
         _discard(clip.part)
         self._tally.lose(reason(error).lower(), clip.forgotten)
-        self._shelf.give_way()
+        self._shelf.give_way(error)
         raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> SinkError:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 KEEPALIVE = 30  # s without a packet, after which the broker tells the stream's status as offline
-NEVER = (0x90, 0x95, 0x99)  # MQTT's: topic name invalid, packet too large, payload format invalid
+# MQTT's codes for a message that is no better the next time: malformed, protocol error, topic name
+# invalid, packet too large, payload format invalid. Some brokers end the connection with them, and
+# mosquitto 2.0's answer to what is too large is one that paho takes for a protocol error.
+NEVER = (0x81, 0x82, 0x90, 0x95, 0x99)
 
 
 class Options(SpoolOptions):
@@ -132,6 +135,7 @@ class Connection:
         self._address = address
         self._patience = patience
         self._greeted = False
+        self._refused = False  # for what was said on it
         self._acknowledged: dict[int, Any] = {}  # the broker's answer by the message's number
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -156,7 +160,12 @@ class Connection:
             self._client.publish(topic, body, qos=1, retain=retain).mid: topic
             for topic, body in messages
         }
-        self._wait(lambda: topics.keys() <= self._acknowledged.keys())
+        try:
+            self._wait(lambda: topics.keys() <= self._acknowledged.keys())
+        except SinkError as error:
+            if self._refused:
+                raise Refused(str(error)) from error
+            raise
         for number, topic in topics.items():
             code = self._acknowledged[number]
             if code.is_failure:
@@ -214,6 +223,7 @@ class Connection:
             self._changed.notify_all()
 
     def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: Any, _: Any) -> None:
+        self._refused = code.value in NEVER
         self._end(f"connection to {self._address} broken: {code}")
 
 

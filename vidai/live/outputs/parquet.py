@@ -35,7 +35,7 @@ class Options(FolderOptions):
     """Where records go: detections-2026-01-31T12-00-00Z.parquet, named by its first frame; a new
     file each hour (UTC)."""
 
-    max_rows: int = Field(1_000_000, ge=1, description="of a file, then a new one is begun")
+    max_rows: int = Field(200_000, ge=1, description="of a file, then a new one is begun")
 
 
 def open(options: Options, place: Place) -> Output:  # noqa: A001

@@ -183,7 +183,7 @@ class Recording(Output):
             part = self._shelf.begin(time, self._extension)
         except OSError as error:
             self._fail(error)
-            self._wait(keyframe)
+            self._wait(keyframe, error)
             return
         try:
             self._segment = _Segment(part, self._media, keyframe, audio=self._sound)
@@ -191,7 +191,7 @@ class Recording(Output):
             with suppress(OSError):
                 self._keep(part, 0)
             self._fail(error)
-            self._wait(keyframe)
+            self._wait(keyframe, error)
 
     def _segment_of(self, sample: Sample) -> _Segment | None:
         if self._before is not None and self._segment is not None:
@@ -213,17 +213,16 @@ class Recording(Output):
             if written:
                 self._recovered()
             return
-        # A full disk refuses the other file as well.
+        self._wait(sample, segment.file.failed)
+
+    def _wait(self, sample: Sample, error: Exception) -> None:
+        """After a failure: close all files, as the disk is the same for them. The next keyframe
+        tries again if old files could make room, else one after RETRY."""
         for unfinished in (self._before, self._segment):
             if unfinished is not None:
                 self._finish(unfinished)
-        self._wait(sample)
-
-    def _wait(self, sample: Sample) -> None:
-        """After a failure: the next keyframe tries again if old files could make room, else one
-        after RETRY."""
         self._retry_at = sample.dts
-        if not self._shelf.give_way():
+        if not self._shelf.give_way(error):
             self._retry_at += RETRY
 
     def _finish(self, segment: _Segment) -> None:
