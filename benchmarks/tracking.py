@@ -1,18 +1,19 @@
 """Which tracker keeps ids, how fast it is, and what it keeps in memory.
 
-    python benchmarks/tracking.py [--seeds 3] [--seconds 60] [--clip FILE --model NAME|FILE]
+    python benchmarks/tracking.py [--seeds 3] [--seconds 40] [--clip FILE --model NAME|FILE]
 
 Scenes with known identities, 1280×720: people who cross in both directions and hide each other,
 people who wander, and cars; boxes are off by 3 % of their size, some are missed, some hide behind
 others, some are false. Each scene is looked at 25, 10, 5, 2 and 1 times a second, and at a rate
 that changes among these every few seconds, as that of a loaded worker does. Of the package
 trackers each kind is run with its own defaults, but with every box from 0.35 on taken and tracks
-lost for 2 s remembered, as vidai does; `vidai` is vidai.tracking. IDF1 and switches of identity
+lost for 3 s remembered, as vidai does; `vidai` is vidai.tracking. IDF1 and switches of identity
 are those of trackers.eval; a box without an id counts as not found.
 
 Speed: ten boxes a frame, in one thread. Memory: what a tracker has grown by over 4,000 frames of
-ten things that stay where they are. With --clip: how many ids a clip gets, at 25, 5 and 1 analyses
-a second; there is no truth in it, but ids that multiply at low rates are lost and found again.
+ten things that stay where they are. With --clip: how many ids a clip gets, looked at in every,
+every fifth and every 25th frame; there is no truth in it, but ids that multiply when looks are few
+are lost and found again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import supervision as sv
 import trackers
-from rich.console import Console
-from rich.table import Table
 from trackers.eval import aggregate_clear_metrics, aggregate_identity_metrics
 from trackers.eval import compute_clear_metrics as clear_metrics
 from trackers.eval import compute_identity_metrics as identity_metrics
@@ -41,6 +42,7 @@ from vidai.types import Detections
 
 WIDTH, HEIGHT = 1280, 720
 RATES = (25, 10, 5, 2, 1)
+CLIP_STEPS = (1, 5, 25)
 SPEED_FRAMES, MEMORY_FRAMES = 1000, 4000
 
 Floats = npt.NDArray[np.float64]
@@ -285,48 +287,46 @@ def kept_bytes(make: Callable[[float], Update]) -> int:
         tracemalloc.stop()
 
 
-def ids_of(clip: str, model: str) -> Table:
-    """How many ids each tracker gives in a clip, at three rates."""
-    found = [(frame.time, detections) for frame, detections in vidai.detect(clip, model=model)]
-    table = Table(title=f"ids given in {clip.rsplit('/', 1)[-1]}, {len(found)} frames")
-    steps = {25: 1, 5: 5, 1: 25}
-    for name in ("tracker", *(f"{rate} fps" for rate in steps)):
-        table.add_column(name, justify="left" if name == "tracker" else "right")
-    for kind, make in KINDS.items():
-        counts = []
-        for rate, step in steps.items():
-            update = make(float(rate))
-            ids = [update(detections, now) for now, detections in found[::step]]
-            counts.append(len({int(i) for each in ids for i in each if i >= 1}))
-        table.add_row(kind, *map(str, counts))
-    return table
+def ids_in(found: list[tuple[float, Detections]], make: Callable[[float], Update]) -> list[int]:
+    """How many ids a clip gets, looked at in every, every fifth and every 25th frame."""
+    counts = []
+    for step in CLIP_STEPS:
+        update = make(25 / step)
+        ids = [update(detections, now) for now, detections in found[::step]]
+        counts.append(len({int(i) for each in ids for i in each if i >= 1}))
+    return counts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="scenes")
-    parser.add_argument("--seconds", type=float, default=60, help="of each scene")
+    parser.add_argument("--seconds", type=float, default=40, help="of each scene")
     parser.add_argument("--clip", help="a video without truth")
     parser.add_argument("--model", default="yolox-nano", help="what finds things in it")
     options = parser.parse_args()
-    table = Table(title="IDF1 (switches a thing), by analyses a second")
-    for name in ("tracker", *map(str, RATES), "varying", "µs", "bytes"):
-        table.add_column(name, justify="left" if name == "tracker" else "right")
+    print(f"{cpu()}, Python {platform.python_version()}, trackers {version('trackers')}")
+    print(f"\nIDF1 (switches a thing), by analyses a second\n\n{'':9}", end="")
+    print("".join(f"{rate:>12}" for rate in (*RATES, "varying")), f"{'µs':>7}{'bytes':>11}")
     for kind, make in KINDS.items():
-        figures = [judged(make, rate, options.seeds, options.seconds) for rate in (*RATES, None)]
-        table.add_row(
-            kind,
-            *(f"{idf1:.2f} ({switches:.2f})" for idf1, switches in figures),
-            f"{microseconds(make):.0f}",
-            f"{kept_bytes(make):,}",
-        )
-    console = Console(width=120)
-    console.print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
-    )
-    console.print(table)
+        print(f"{kind:9}", end="", flush=True)
+        for rate in (*RATES, None):
+            idf1, switches = judged(make, rate, options.seeds, options.seconds)
+            print(f"{f'{idf1:.2f} ({switches:.2f})':>12}", end="", flush=True)
+        print(f"{microseconds(make):8.0f}{kept_bytes(make):11,}", flush=True)
     if options.clip:
-        console.print(ids_of(options.clip, options.model))
+        found = [(f.time, d) for f, d in vidai.detect(options.clip, model=options.model)]
+        print(f"\nids in {Path(options.clip).name}, {len(found)} frames\n\n{'':9}", end="")
+        print("".join(f"{f'1 in {step}':>12}" for step in CLIP_STEPS))
+        for kind, make in KINDS.items():
+            print(f"{kind:9}" + "".join(f"{count:>12}" for count in ids_in(found, make)))
+
+
+def cpu() -> str:
+    """The processor's name, as Linux tells it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 if __name__ == "__main__":

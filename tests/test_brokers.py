@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -189,6 +189,8 @@ SERVICES: dict[str, type[Service]] = {
     service.kind: service for service in (MqttService, RedisService, KafkaService)
 }
 
+Serve = Callable[..., Service]
+
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,14 +199,26 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "LOCK_PATIENCE", 0.1)
 
 
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Makes services that are not started yet, and end with the test."""
+    made: list[Service] = []
+
+    def serve(kind: str, secret: str | None = None) -> Service:
+        folder = tmp_path / "broker"
+        folder.mkdir()
+        made.append(SERVICES[kind](folder, secret))
+        return made[-1]
+
+    yield serve
+    for service in made:
+        service.close()
+
+
 @pytest.fixture(params=list(SERVICES))
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """Not started yet."""
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    service = SERVICES[request.param](folder)
-    yield service
-    service.close()
+def service(request: pytest.FixtureRequest, serve: Serve) -> Service:
+    """Of each kind, not started yet."""
+    return serve(request.param)
 
 
 class Sender:
@@ -457,8 +471,8 @@ def test_a_killed_worker_sends_the_rest_later(there: bool, service: Service, box
 
 
 @pytest.mark.parametrize("kind", ["mqtt", "redis"])
-def test_a_wrong_password_is_told_without_it(kind: str, tmp_path: Path, box: Path) -> None:
-    service = SERVICES[kind](tmp_path, "the-right-one")
+def test_a_wrong_password_is_told_without_it(kind: str, serve: Serve, box: Path) -> None:
+    service = serve(kind, "the-right-one")
     service.broker.start()
     service.listen()
     wrong: dict[str, Any] = (
@@ -479,7 +493,6 @@ def test_a_wrong_password_is_told_without_it(kind: str, tmp_path: Path, box: Pat
         one.delivered()
         until(lambda: len(service.frames()) >= 3)
     assert service.frames() == [0, 1, 2]
-    service.close()
 
 
 def test_kafka_hides_its_settings_and_tells_of_wrong_ones(box: Path) -> None:
@@ -547,8 +560,9 @@ def test_memory_stays_flat_while_a_broker_is_away(box: Path) -> None:
         assert grown < 4e6
 
 
-def test_mqtt_tells_whether_the_stream_is_there(tmp_path: Path, box: Path) -> None:
-    service = MqttService(tmp_path)
+def test_mqtt_tells_whether_the_stream_is_there(serve: Serve, box: Path) -> None:
+    service = serve("mqtt")
+    assert isinstance(service, MqttService)
     service.broker.start()
     service.listen()
     with sender(service, box):
@@ -561,11 +575,11 @@ def test_mqtt_tells_whether_the_stream_is_there(tmp_path: Path, box: Path) -> No
         until(lambda: service.statuses()[2:] == ["online"])
         process.send_signal(signal.SIGKILL)
     until(lambda: service.statuses()[2:] == ["online", "offline"])
-    service.close()
 
 
-def test_mqtt_3_and_topics_of_ones_own(tmp_path: Path, box: Path) -> None:
-    service = MqttService(tmp_path)
+def test_mqtt_3_and_topics_of_ones_own(serve: Serve, box: Path) -> None:
+    service = serve("mqtt")
+    assert isinstance(service, MqttService)
     service.broker.start()
     service.listen()
     own = {"version": "3.1.1", "topic": "vidai/site/{stream}", "status_topic": None}
@@ -575,7 +589,6 @@ def test_mqtt_3_and_topics_of_ones_own(tmp_path: Path, box: Path) -> None:
         until(lambda: len(service.arrived()) >= 5)
     assert {topic for topic, _ in service.arrived()} == {"vidai/site/gate"}
     assert service.statuses() == []
-    service.close()
 
 
 # paho leaves a socket with a failed handshake to the garbage collector.
@@ -605,11 +618,11 @@ def test_mqtt_over_tls_checks_the_certificate(tmp_path: Path, box: Path) -> None
 
 @pytest.mark.parametrize("kind", ["mqtt", "kafka"])
 def test_a_message_that_is_refused_does_not_hold_up_the_rest(
-    kind: str, tmp_path: Path, box: Path
+    kind: str, serve: Serve, box: Path
 ) -> None:
-    service = SERVICES[kind](tmp_path)
+    service = serve(kind)
     if kind == "mqtt":
-        service.broker = Mosquitto(tmp_path, more=("message_size_limit 20000",))
+        service.broker = Mosquitto(service.folder, more=("message_size_limit 20000",))
     service.broker.start()
     service.listen()
     more = {} if kind == "mqtt" else {"config": {"message.max.bytes": 20_000}}
@@ -622,11 +635,10 @@ def test_a_message_that_is_refused_does_not_hold_up_the_rest(
         until(lambda: 29 in service.frames())
     assert in_order(service.frames()) == [*range(17), *range(18, 30)]
     assert "output-refused" in one.kinds()
-    service.close()
 
 
-def test_redis_keeps_so_many(tmp_path: Path, box: Path) -> None:
-    service = RedisService(tmp_path)
+def test_redis_keeps_so_many(serve: Serve, box: Path) -> None:
+    service = serve("redis")
     service.broker.start()
     with sender(service, box, max_length=100) as one:
         one.send(range(1000))
@@ -634,7 +646,6 @@ def test_redis_keeps_so_many(tmp_path: Path, box: Path) -> None:
     frames = service.frames()
     assert 100 <= len(frames) < 500
     assert frames[-1] == 999
-    service.close()
 
 
 def test_a_server_of_something_else_is_told(box: Path) -> None:
