@@ -238,12 +238,12 @@ class Stream:
             self._become("connecting")
             try:
                 self._connect_and_play(backoff)
-            except ConfigError as error:
-                self._become("stopped", str(error))
-                self._emit("failed", f"{self.name} cannot be read: {error}")
-                break
             except Exception as error:
-                self._lost(error)
+                if isinstance(error, ConfigError) and self._address.kind != "file":
+                    self._become("stopped", str(error))
+                    self._emit("failed", f"{self.name} can never be read: {error}")
+                    break
+                self._lost(error)  # also a file that is not there: its disk may come
                 self._stopping.wait(backoff.after(error))
             else:
                 break

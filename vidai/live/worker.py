@@ -138,7 +138,7 @@ class Worker:
         )
         pages = f", pages at {self.url}{kept}" if self.url else ""
         wanted = self._wanted()
-        self.events.emit("started", f"{len(wanted)} streams, {self._detector_text()}{pages}")
+        self.events.emit("started", f"{counted(len(wanted))}, {self._detector_text()}{pages}")
         self._apply(wanted)
 
     def stop(self, timeout: float = STOPPED) -> bool:
@@ -551,7 +551,7 @@ class Worker:
     def _summary(self) -> str:
         streams = self._running()
         live = sum(stream.is_active for stream in streams)
-        return f"{live} of {len(streams)} streams live"
+        return f"{live} of {counted(len(streams))} live"
 
     def _reload_if_changed(self) -> None:
         if self._path is None or (now := _modified(self._path)) in (None, self._read_at):
@@ -612,6 +612,10 @@ class Callback(Output):
 
 def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
+
+
+def counted(streams: int) -> str:
+    return f"{streams} stream{'' if streams == 1 else 's'}"
 
 
 def _hide_secrets(settings: dict[str, Any]) -> None:
