@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterable
@@ -335,8 +336,6 @@ def test_a_run_without_the_package_writes_nothing(
 
 
 def test_the_package_is_loaded_only_when_it_is_needed() -> None:
-    import subprocess
-
     code = "import sys, vidai, vidai.api, vidai.tracking; print('trackers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
