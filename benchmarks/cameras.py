@@ -7,13 +7,13 @@ process uses.
 
 from __future__ import annotations
 
-import io
 import os
 import random
+import socket
 import socketserver
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,12 @@ TICKS = os.sysconf("SC_CLK_TCK")  # a second of CPU time
 
 @dataclass(frozen=True)
 class Use:
-    """What a process has. rss: MiB in memory; uss: MiB of these that are its alone, and are free
-    when it ends; pss: uss and its part of what is shared. cpu: s of CPU time since it began."""
+    """What a process has, in MiB. own: what it allocated, also if it is swapped out; files, which
+    it maps, are not in it, as these depend on who else does. rss: all that is in memory; uss: of
+    that, what no other process has; pss: uss and its part of the rest. cpu: s of CPU time since
+    it began."""
 
+    own: float
     rss: float
     pss: float
     uss: float
@@ -52,6 +55,7 @@ class Use:
         # The second field may have blanks in it, and ends with a bracket.
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         return cls(
+            own=(kib["Anonymous:"] + kib["Swap:"]) / 1024,
             rss=kib["Rss:"] / 1024,
             pss=kib["Pss:"] / 1024,
             uss=(kib["Private_Clean:"] + kib["Private_Dirty:"]) / 1024,
@@ -91,35 +95,58 @@ def sender(*words: str) -> Iterator[str]:
             process.kill()
 
 
-def transport_stream(clip: Path) -> bytes:
-    """A clip as MPEG-TS."""
-    file = io.BytesIO()
-    with av.open(str(clip)) as source, av.open(file, "w", format="mpegts") as out:
-        video = source.streams.video[0]
-        to = out.add_stream_from_template(video)
-        for packet in source.demux(video):
-            if packet.dts is not None:
-                packet.stream = to
-                out.mux(packet)
-    return file.getvalue()
+class _Connection:
+    """A file for a muxer, to a client."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+
+    def write(self, data: bytes) -> int:
+        self._client.sendall(data)
+        return len(data)
 
 
-def _serve(kind: str, clip: str | None = None) -> None:
-    data = transport_stream(Path(clip)) if clip else random.Random(1).randbytes(1 << 20)
-    head = HEAD if kind == "flood" else b""
+def flood(client: socket.socket, clip: Path) -> None:
+    """The clip as MPEG-TS, again and again, with times that go on."""
+    client.sendall(HEAD)
+    with av.open(str(clip)) as first, av.open(_Connection(client), "w", format="mpegts") as out:
+        to = out.add_stream_from_template(first.streams.video[0])
+        shift = 0
+        while True:
+            times: list[int] = []
+            with av.open(str(clip)) as source:
+                for packet in source.demux(source.streams.video[0]):
+                    if packet.pts is None or packet.dts is None:
+                        continue
+                    times += [packet.dts, packet.dts + (packet.duration or 1)]
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = to
+                    out.mux(packet)
+            shift += max(times) - min(times)
+
+
+def garbage(client: socket.socket) -> None:
+    data = random.Random(1).randbytes(1 << 20)
+    while True:
+        client.sendall(data)
+
+
+def _serve(kind: str, *clips: str) -> None:
+    senders: dict[str, tuple[str, Callable[..., None]]] = {
+        "flood": ("http", flood),
+        "garbage": ("rtsp", garbage),
+    }
+    scheme, send = senders[kind]
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError):
+            with suppress(OSError, av.FFmpegError):  # the client has gone
                 self.request.recv(4096)
-                self.request.sendall(head)
-                while True:
-                    self.request.sendall(data)
+                send(self.request, *map(Path, clips))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         host, port = server.server_address[:2]
-        scheme = "http" if kind == "flood" else "rtsp"
         print(f"{scheme}://{host!s}:{port}/{kind}", flush=True)
         server.serve_forever()
 

@@ -192,7 +192,12 @@ def running(model: str, streams: dict[str, dict[str, Any]]) -> Iterator[Running]
             "analysis": {"budget_fps": BUDGET},
             "http": None,
             "state": state,
-            "defaults": {"outputs": ["jsonl"], "connect_timeout": 5, "read_timeout": 5},
+            "defaults": {
+                "outputs": ["jsonl"],
+                "connect_timeout": 5,
+                "read_timeout": 5,
+                "least_fps": 0,  # nobody is refused, however busy the machine is
+            },
             "streams": streams,
         }
         with vidai.Worker(config, on_record=clocks.on_record) as worker:
@@ -391,14 +396,23 @@ def main() -> None:
 def show(part: str, found: dict[str, Any]) -> None:
     console = Console()
     if part == "latency":
-        columns = "streams|fps in|out|analysed/s|dropped|failed|late p50|p95|max|cores|cameras|MiB"
-        table = Table(*columns.split("|"), title="Live streams, 640×360 at 10 fps")
-        for w in found.values():
-            rates = (f"{w[key]:.1f}" for key in ("received", "processed", "analysed"))
-            counts = (str(w[key]) for key in ("dropped", "failed"))
-            late = (f"{1000 * s:.0f} ms" for s in w["late"])
-            costs = (f"{w['cpu']:.2f}", f"{w['cameras']:.2f}", f"{w['rss']:.0f}")
-            table.add_row(str(w["streams"]), *rates, *counts, *late, *costs)
+        windows = found.values()
+        table = Table("", *(f"{w['streams']} streams" for w in windows))
+        table.title = f"Live streams, 640×360 at {FPS} fps, a budget of {BUDGET} analyses a second"
+        for title, key, form in (
+            ("frames a second in", "received", "{:.1f}"),
+            ("frames a second out", "processed", "{:.1f}"),
+            ("analyses a second", "analysed", "{:.1f}"),
+            ("frames dropped", "dropped", "{}"),
+            ("frames failed", "failed", "{}"),
+            ("cores in use", "cpu", "{:.2f}"),
+            ("cores in use by the cameras", "cameras", "{:.2f}"),
+            ("MiB in memory (RSS)", "rss", "{:.0f}"),
+        ):
+            table.add_row(title, *(form.format(w[key]) for w in windows))
+        for n, title in enumerate(("p50", "p95", "max")):
+            late = (f"{1000 * w['late'][n]:.0f} ms" for w in windows)
+            table.add_row(f"from picture to record, {title}", *late)
     elif part == "isolation":
         columns = "beside a stream that|fps alone|beside|ratio|p95 alone|beside|ratio"
         table = Table(*columns.split("|"), title=f"{GOOD} good streams, alone and beside a bad one")

@@ -510,6 +510,7 @@ def test_kafka_hides_its_settings_and_tells_of_wrong_ones(box: Path) -> None:
     ("kind", "options", "words"),
     [
         ("mqtt", {"topic": "a/#"}, "cannot send to the topic"),
+        ("mqtt", {"topic": "a/{strem}"}, "alone stands for something"),
         ("mqtt", {"tls": True, "ca": "/no/such/file.pem"}, "cannot read the certificates"),
         ("kafka", {"topic": "a b"}, "cannot send to the topic"),
         ("redis", {"url": f"http://:{SECRET}@h"}, "cannot use its url"),
@@ -575,6 +576,16 @@ def test_mqtt_tells_whether_the_stream_is_there(serve: Serve, box: Path) -> None
         until(lambda: service.statuses()[2:] == ["online"])
         process.send_signal(signal.SIGKILL)
     until(lambda: service.statuses()[2:] == ["online", "offline"])
+
+
+def test_the_version_of_mqtt_may_be_a_number() -> None:
+    """As YAML takes it."""
+    from vidai.live.outputs.mqtt import Options
+
+    assert Options.model_validate({"version": 5}).version == "5"
+    for wrong in (6, 5.0, True):
+        with pytest.raises(ValueError, match="version"):
+            Options.model_validate({"version": wrong})
 
 
 def test_mqtt_3_and_topics_of_ones_own(serve: Serve, box: Path) -> None:

@@ -315,6 +315,10 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     output.close()
     assert output.status().lost["keyframes too far apart for the memory"] > 0
     assert output.status().waiting == 0
+    # What is believed to be in memory is: else there would be less and less room, over months.
+    assert output._size == sum(map(len, output._starts.values())) + sum(
+        len(segment.data) for segment in output._segments
+    )
 
 
 def test_it_is_wanted_while_somebody_watches(

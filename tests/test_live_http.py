@@ -124,13 +124,19 @@ class SmallWorker:
         self.events.emit("added", f"{name} was added", name)
 
     def change(self, name: str, settings: dict[str, Any]) -> None:
+        self.check(name)
         if "colour" in settings:
             raise ConfigError(f"{name}: colour: is not known here: check the spelling")
         self.settings[name] = {**self.settings[name], **settings}
 
     def remove(self, name: str) -> None:
+        self.check(name)
         self.settings.pop(name, None)
         del self.streams[name]
+
+    def check(self, name: str) -> None:
+        if name not in self.streams:
+            raise ConfigError(f"there is no stream {name}")
 
     def hls(self, name: str) -> LoopedVideo | None:
         return self.videos.get(name)
@@ -412,6 +418,23 @@ def test_what_cannot_be_done_is_one_sentence(client: httpx.Client, worker: Small
     assert sentence(client.get("/no"), 404)
     assert "PUT" in sentence(client.put("/api/streams", json={}), 405)
     assert worker.settings == {"yard": {"url": "rtsp://camera/1"}}
+
+
+def test_a_stream_that_begins_anew_can_be_changed(
+    client: httpx.Client, worker: SmallWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another change replaces it, the worker has it in no list for a moment."""
+    worker.add("yard", {"url": "rtsp://camera/1"})
+    begun, change = worker.streams, worker.change
+
+    def when_it_has_begun(name: str, settings: dict[str, Any]) -> None:
+        worker.streams = begun
+        change(name, settings)
+
+    monkeypatch.setattr(worker, "change", when_it_has_begun)
+    worker.streams = {}
+    assert client.patch("/api/streams/yard", json={"priority": 1}).status_code == 200
+    assert worker.settings["yard"]["priority"] == 1
 
 
 def test_a_refused_stream_can_be_removed(client: httpx.Client, worker: SmallWorker) -> None:

@@ -217,6 +217,16 @@ def test_a_reader_that_sleeps_holds_nothing_up() -> None:
         assert not lines._thread.is_alive()
 
 
+def test_lines_for_people_name_the_stream(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+", encoding="utf-8") as file:
+        lines = logs.configure(file, text=True)
+        for said in ("a is lost", "a: why", "another output has its folder"):
+            logging.getLogger("vidai.test").warning(said, extra={"stream": "a", "event": "lost"})
+        lines.close()
+    told = [line.split(" ", 2)[2] for line in (tmp_path / "log").read_text("utf-8").splitlines()]
+    assert told == ["a is lost", "a: why", "a: another output has its folder"]
+
+
 def test_lines_for_people_cannot_move_the_cursor(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+", encoding="utf-8") as file:
         lines = logs.configure(file, text=True)

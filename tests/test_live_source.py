@@ -34,6 +34,7 @@ from tests.live.senders import (
 )
 from tests.media import make_clip, moving_shapes, planes_of
 from vidai.errors import ConfigError, DecodeError, SourceLost
+from vidai.live.output import Media
 from vidai.sources.address import Address, shown, without_secrets
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource, Transport
@@ -410,6 +411,18 @@ def test_close_ends_a_wait_for_datagrams(clip: Path) -> None:
     with sending(clip, f"udp://127.0.0.1:{port}?pkt_size=1316", "mpegts"):
         source = connect(f"udp://127.0.0.1:{port}", read_timeout=1e6)
     close_while_reading(source)
+
+
+def test_a_close_from_elsewhere_leaves_the_streams_to_who_is_about_to_read_them(clip: Path) -> None:
+    source = connect(clip)
+    closer = threading.Thread(target=source.close)
+    closer.start()
+    closer.join()
+    media = Media(source.info, source.video, source.audio)  # would be of freed memory
+    assert media.has_audio == (source.audio is not None)
+    assert list(source.packets()) == []
+    with pytest.raises(AssertionError, match="not open"):
+        list(source.container.demux())
 
 
 # How it fails

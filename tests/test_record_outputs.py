@@ -186,6 +186,24 @@ def test_parquet_of_an_idle_stream_is_finished_too(
     made.output.close()
 
 
+def test_a_disk_that_hangs_holds_up_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*_: object, **__: object) -> None:
+        raise AssertionError("the disk was asked")
+
+    made = Made(parquet, tmp_path)
+    for number in range(5):
+        made.output.record(record(number))
+    (journal,) = tmp_path.glob(".*.journal")
+    size = journal.stat().st_size
+    with monkeypatch.context() as hanging:
+        hanging.setattr(Path, "stat", hang)
+        assert made.status().waiting_bytes == size
+    made.output.close()
+    assert made.status().waiting_bytes == 0
+
+
 def test_many_rows_go_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -20,12 +21,14 @@ import pytest
 import yaml
 
 from tests.live.camera import Camera, Mount, require_gstreamer
+from tests.media import make_clip
 from tests.tiny_model import write_tiny_model
 from vidai.errors import ConfigError
 from vidai.live.output import Record
 from vidai.live.status import StreamStatus
 from vidai.live.worker import Worker
 from vidai.report import Ledger
+from vidai.sources.live import LiveSource
 
 PATIENCE = 60.0  # s for what must come; the machine may be busy
 SECRET = "pa55word"
@@ -248,7 +251,7 @@ def test_what_cannot_work_is_told_in_a_sentence(config: dict[str, Any], tmp_path
     rule = {"name": "gate", "classes": ["zebra"]}
     with Worker({**config, "streams": {}}) as worker:
         for settings, told in (
-            ({"url": url, "outputs": ["carrier-pigeon"]}, "no output 'carrier-pigeon'"),
+            ({"url": url, "outputs": ["carrier-pigeon"]}, "no such output"),
             ({"url": url, "rules": [rule]}, "finds no zebra"),
             ({"url": "gopher://127.0.0.1"}, "gopher"),
             ({}, "url: is missing"),
@@ -334,3 +337,208 @@ def test_the_process_reloads_on_change_and_closes_all_on_sigterm(
     for path in (tmp_path / "state" / "streams" / "b" / "record").rglob("*.mp4"):
         with av.open(str(path)) as file:
             assert sum(1 for _ in file.decode(video=0))
+
+
+# What fails, and whom that reaches. These streams are files.
+
+
+@pytest.fixture
+def files(tmp_path: Path, model: Path) -> dict[str, Any]:
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, width=128, height=96)
+    stream = {"url": str(clip), "loop": True, "outputs": ["jsonl"]}
+    return {
+        "model": str(model),
+        "http": None,
+        "state": str(tmp_path / "state"),
+        "streams": {"a": stream, "b": stream},
+    }
+
+
+def goes_on(worker: Worker, name: str) -> bool:
+    until(lambda: is_live(worker, name), f"{name} is live")
+    before = status_of(worker, name).ledger.processed
+    return bool(until(lambda: status_of(worker, name).ledger.processed > before, f"{name} goes on"))
+
+
+def kept_changes(tmp_path: Path) -> Any:
+    path = tmp_path / "state" / "changes.yaml"
+    if not path.exists():
+        return {}
+    assert path.stat().st_mode & 0o777 == 0o600
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"rules": [{"name": "gate", "classes": ["zebra"]}]}, "finds no zebra"),
+        ({"steps": [{"redact": {"classes": ["zebra"]}}]}, "finds no zebra"),
+        ({"outputs": [{"jsonl": {"path": "{file}"}}]}, "cannot write in the folder"),
+        ({"outputs": [{"jsonl": {"path": "{of a}"}}]}, "another output writes"),
+        ({"outputs": [{"jsonl": {"path": "a\0b"}}]}, "null"),
+    ],
+)
+def test_settings_that_cannot_work_change_nothing(
+    files: dict[str, Any], tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    folder = tmp_path / "state" / "streams" / "a" / "jsonl"
+    text = json.dumps(settings).replace("{file}", files["model"]).replace("{of a}", str(folder))
+    settings = json.loads(text)
+    with Worker(files) as worker:
+        assert goes_on(worker, "b")
+        with pytest.raises((ConfigError, ValueError), match=told):
+            worker.change("b", settings)
+        with pytest.raises((ConfigError, ValueError), match=told):
+            worker.add("c", {**files["streams"]["b"], **settings})
+        assert goes_on(worker, "a")
+        assert goes_on(worker, "b")
+        assert [stream.name for stream in worker.status().streams] == ["a", "b"]
+        assert worker.stream_config("b") == {**files["streams"]["b"], "outputs": [{"jsonl": {}}]}
+        assert not kept_changes(tmp_path)
+        worker.change("b", {"analyze_fps": 3})
+        assert kept_changes(tmp_path)["b"]["analyze_fps"] == 3
+    assert worker.stop()
+
+
+def test_what_is_not_looked_for_can_be_neither_redacted_nor_a_rule(files: dict[str, Any]) -> None:
+    """It would be shown as it is."""
+    files |= {"classes": ["red"], "streams": {}}
+    clip = {"url": "clip.mp4", "outputs": []}
+    with Worker(files) as worker:
+        for settings in (
+            {"steps": [{"redact": {"classes": ["red", "green"]}}]},
+            {"rules": [{"name": "gate", "classes": ["green"]}]},
+        ):
+            with pytest.raises(ConfigError, match="the model finds no green; it knows red"):
+                worker.add("a", {**clip, **settings})
+        worker.add("a", {**clip, "steps": [{"redact": {"classes": ["red"]}}]})
+
+
+def test_a_stream_without_a_folder_is_refused_and_the_others_run(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "state" / "streams").mkdir(parents=True)
+    (tmp_path / "state" / "streams" / "a").write_text("in the way")
+    with Worker(files) as worker:
+        assert status_of(worker, "a").state == "refused"
+        assert "cannot make the folder" in (status_of(worker, "a").error or "")
+        assert goes_on(worker, "b")
+
+
+def test_a_stream_that_cannot_begin_leaves_nothing_open(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ConfigError("tracking needs the package trackers")
+
+    del files["streams"]["b"]
+    with monkeypatch.context() as without, Worker(files) as worker:
+        assert goes_on(worker, "a")
+        without.setattr("vidai.live.stream.Tracker", missing)
+        with pytest.raises(ConfigError, match="needs the package trackers"):
+            worker.change("a", {"analyze_fps": 3})
+        assert status_of(worker, "a").state == "refused"
+        without.undo()
+        worker.change("a", {"analyze_fps": 3})
+        assert goes_on(worker, "a")
+
+
+def test_a_file_that_cannot_work_leaves_its_streams_as_they_are(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "cameras.yaml"
+    path.write_text(yaml.safe_dump(files))
+    with Worker(path) as worker:
+        assert goes_on(worker, "a")
+        line = {"name": "line", "line": [[0, 0], [1, 1]]}
+        worker.change("b", {"rules": [line]})
+        rules = [{"name": "gate", "classes": ["zebra"]}]
+        streams = {name: {**files["streams"][name], "rules": rules} for name in "ab"}
+        elsewhere = {"state": str(tmp_path / "elsewhere"), "defaults": {"track": False}}
+        path.write_text(yaml.safe_dump({**files, "streams": streams}))
+        worker.reload()
+        assert goes_on(worker, "a")
+        told = [e for e in worker.events.since() if e.kind == "reload-failed" and e.stream == "a"]
+        assert told
+        assert "the model finds no zebra" in told[-1].text
+        assert told[-1].text.endswith("a goes on with the settings that it had")
+        # Defaults that do not go with a stream that was changed.
+        path.write_text(yaml.safe_dump({**files, "streams": {}, **elsewhere}))
+        worker.reload()
+        assert [stream.name for stream in worker.status().streams] == ["b"]
+        assert goes_on(worker, "b")
+        worker.remove("b")
+        assert kept_changes(tmp_path) == {}, "in the folder that it began with"
+        assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nothing_begins_before_the_model_is_there_or_after_the_end(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    worker = Worker(files)
+    with worker:
+        pass
+    with pytest.raises(ConfigError, match="starts or ends"):
+        worker.add("c", files["streams"]["a"])
+    assert not kept_changes(tmp_path)
+
+
+def test_a_keyframe_that_was_waited_for_is_no_stream_without_pictures(
+    files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first packet completes no picture where later ones are shown before the next."""
+    clip = make_clip(tmp_path / "b.mp4", frames=20, width=128, height=96, options={"bf": "2"})
+    packets = LiveSource.packets
+
+    def late(source: LiveSource) -> Iterator[Any]:
+        time.sleep(1.0)
+        return packets(source)
+
+    monkeypatch.setattr(LiveSource, "packets", late)
+    files["streams"] = {"a": {"url": str(clip), "read_timeout": 0.5}}
+    with Worker(files) as worker:
+        until(lambda: status_of(worker, "a").state == "ended", "the end of the file")
+        assert status_of(worker, "a").ledger.received == 20
+    assert not [event for event in worker.events.since() if event.kind == "lost"]
+
+
+def resized_clip(path: Path, bframes: int) -> Path:
+    """3 s of one size, 3 s of another, in one stream."""
+    with av.open(str(path), "w", format="mpegts") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for part, (width, height) in enumerate([(128, 96), (192, 128)]):
+            encoder: Any = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+            encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+            encoder.options = {"bf": str(bframes), "g": "25", "b-adapt": "0", "sc_threshold": "0"}
+            packets = []
+            for index in range(75):
+                picture = av.VideoFrame(width, height, "yuv420p")
+                for plane in picture.planes:
+                    plane.update(bytes([index * 3]) * plane.buffer_size)
+                picture.pts = 75 * part + index
+                packets += encoder.encode(picture)
+            for packet in [*packets, *encoder.encode(None)]:
+                packet.stream = stream
+                file.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_a_new_size_cuts_recordings_at_its_keyframe(
+    files: dict[str, Any], tmp_path: Path, bframes: int
+) -> None:
+    """Also where the first picture of that size comes some packets after its keyframe."""
+    clip = resized_clip(tmp_path / "r.ts", bframes)
+    outputs = ["record", {"hls": {"of": "camera", "always": True}}]
+    files["streams"] = {"a": {"url": str(clip), "outputs": outputs}}
+    with Worker(files) as worker:
+        until(lambda: status_of(worker, "a").state == "ended", "the end of the file")
+    for output in ledgers(worker)["a"][1]["outputs"]:
+        assert (output["accepted"], output["delivered"], output["lost"]) == (150, 150, {})
+    found = []
+    for path in sorted((tmp_path / "state" / "streams" / "a" / "record").rglob("*.mp4")):
+        with av.open(str(path)) as file:
+            found.append((file.streams.video[0].width, sum(1 for _ in file.decode(video=0))))
+    assert found == [(128, 75), (192, 75)]

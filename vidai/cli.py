@@ -402,16 +402,23 @@ def serve(
     if check:
         click.echo(serving.checked(config))
         return
-    with terminal.download(False) as on_download, terminal.engine(False) as on_build:
-        done = serving.serve(
-            config,
-            host=host,
-            port=port,
-            text={"auto": None, "json": False, "text": True}[log],
-            level=log_level.upper(),
-            download=on_download,
-            build=on_build,
-        )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the worker listens to it
+    try:
+        with terminal.download(False) as on_download, terminal.engine(False) as on_build:
+            done = serving.serve(
+                config,
+                host=host,
+                port=port,
+                text={"auto": None, "json": False, "text": True}[log],
+                level=log_level.upper(),
+                download=on_download,
+                build=on_build,
+            )
+    except KeyboardInterrupt:
+        click.echo("vidai: stopped before it had started", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     if not done:
         raise Failure("some outputs hung and were not closed in time")
 
@@ -746,8 +753,17 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "vidai", "_VIDAI_COMPLETE").source())
 
 
+def _open_closed_streams() -> None:
+    """Whoever starts a service may have closed its stdin, stdout or stderr: a file that is opened
+    later would take that number, and get what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
 def main() -> None:
     """Entry point of the command. SIGTERM ends a run as Ctrl-C does: with a playable file."""
+    _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup's wish stays
             signal.signal(number, signal.default_int_handler)

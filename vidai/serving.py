@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from vidai.detector import Detector
 from vidai.errors import ConfigError
+from vidai.models.catalog import CATALOG, find
 
 if TYPE_CHECKING:
     from vidai.live.worker import Worker
@@ -29,9 +31,23 @@ def live(module: str) -> Any:
 
 
 def checked(config: Path) -> str:
-    """What a good file says, in a sentence. Raises ConfigError for one that is not."""
-    streams = live("config").read_config(config).streams
-    return f"{config} is fine; its streams: {', '.join(streams) or 'none'}"
+    """What a good file says, in a sentence. Raises ConfigError or ModelError for one that is not.
+
+    A model that is here is looked into, for the classes that the file names; none is fetched.
+    """
+    settings = live("config").read_config(config)
+    told = f"{config} is fine; its streams: {', '.join(settings.streams) or 'none'}"
+    if settings.model in CATALOG and find(settings.model) is None:
+        return f"{told}; {settings.model} is fetched at the start, its classes were not checked"
+    detector = Detector(
+        settings.model, family=settings.family, device="cpu", classes=settings.classes
+    )
+    for name, stream in settings.streams.items():
+        try:
+            live("rules").check_rules(stream.rules, detector.names, tracked=stream.track)
+        except ConfigError as error:
+            raise ConfigError(f"{config}: streams.{name}: {error}") from error
+    return told
 
 
 def serve(
@@ -49,22 +65,23 @@ def serve(
     host, port: instead of the file's. text, level: as in vidai.live.logs. Raises VidaiError for
     what cannot start.
     """
+    live("memory").give_back_large()
     logs = live("logs")
     worker: Worker = live("worker").Worker(
         config, host=host, port=port, download=download, build=build
     )
-    wanted = threading.Event()
-    again = threading.Event()  # SIGHUP
+    # Unlike an Event, it can be put into while a handler has interrupted a wait for it.
+    signals: SimpleQueue[int] = SimpleQueue()
     with closing(logs.configure(text=text, level=level)):
         logs.log_events(worker.events)
         worker.start()  # until it has, signals do what they usually do
         before = {
-            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: wanted.set()),
-            signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: wanted.set()),
-            signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: again.set()),
+            number: signal.signal(number, lambda number, _: signals.put(number))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
         try:
-            _wait(worker, wanted, again)
+            while _next(signals) == signal.SIGHUP:
+                worker.reload_soon()
         finally:
             done = worker.stop()
             for number, handler in before.items():
@@ -72,8 +89,8 @@ def serve(
     return done
 
 
-def _wait(worker: Worker, wanted: threading.Event, again: threading.Event) -> None:
-    while not wanted.wait(0.5):
-        if again.is_set():
-            again.clear()
-            worker.reload_or_tell()
+def _next(signals: SimpleQueue[int]) -> int:
+    while True:
+        # Another thread may be the one that a signal interrupts.
+        with suppress(Empty):
+            return signals.get(timeout=0.5)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from fractions import Fraction
+from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 # Parts of what a stream asked for: the steps on which its rate falls and rises.
-STEPS = (
-    *(Fraction(1), Fraction(3, 4), Fraction(1, 2)),
-    *(Fraction(1, n) for n in (3, 4, 6, 8, 12, 16, 32)),
-)
+STEPS = (1, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 12, 1 / 16, 1 / 32, 1 / 64)
+SAME = 1e-9  # part by which sums of rates may be off
 HEADROOM = 0.85  # of what the device could do: the rest is for arrivals that meet
 LATE = 0.15  # s that a frame may wait for its batch, for 95 of 100, before that is overload
 SURE = 0.9  # of the capacity that is left to be used by rates that rise, lest they fall again
@@ -29,6 +27,10 @@ class Wish:
     priority: int = 0
     least: float = 0.0
 
+    def rate(self, step: int) -> float:
+        """Analyses a second at a step of STEPS; the last ones may all be `least`."""
+        return max(self.fps * STEPS[step], min(self.least, self.fps))
+
 
 def shares(wishes: Iterable[Wish], capacity: float) -> dict[str, int]:
     """The step in STEPS of each stream at which all of them fit, if they can.
@@ -37,28 +39,26 @@ def shares(wishes: Iterable[Wish], capacity: float) -> dict[str, int]:
     """
     wanted = {wish.name: wish for wish in wishes}
     steps = dict.fromkeys(wanted, 0)
-
-    def rate(name: str, step: int) -> float:
-        return float(wanted[name].fps * STEPS[step])
-
-    def can_fall(name: str) -> bool:
+    total = sum(wish.rate(0) for wish in wanted.values())
+    able = [(wish.priority, -wish.rate(0), wish.name) for wish in wanted.values()]
+    heapify(able)
+    while able and total > capacity * (1 + SAME):
+        priority, rate, name = able[0]
         step = steps[name] + 1
-        return step < len(STEPS) and rate(name, step) >= wanted[name].least * (1 - 1e-9)
-
-    while sum(rate(name, step) for name, step in steps.items()) > capacity * (1 + 1e-9):
-        able = [name for name in wanted if can_fall(name)]
-        if not able:
-            break
-        lowest = min(wanted[name].priority for name in able)
-        able = [name for name in able if wanted[name].priority == lowest]
-        steps[max(able, key=lambda name: (rate(name, steps[name]), name))] += 1
+        lower = wanted[name].rate(step) if step < len(STEPS) else -rate
+        if lower < -rate:
+            steps[name] = step
+            total += rate + lower
+            heapreplace(able, (priority, -lower, name))
+        else:
+            heappop(able)
     return steps
 
 
 def refusal(wishes: Iterable[Wish], new: Wish, capacity: float) -> str | None:
     """Why a stream cannot be taken on, in words; None: it can."""
     promised = sum(wish.least for wish in wishes)
-    if promised + new.least <= capacity:
+    if promised + new.least <= capacity * (1 + SAME):
         return None
     return (
         f"{new.name} cannot be added: it needs {new.least:g} analyses a second at least, and "
@@ -125,7 +125,7 @@ class Budget:
 
     def granted(self, wish: Wish) -> float:
         """Analyses a second."""
-        return float(wish.fps * STEPS[self._steps.get(wish.name, 0)])
+        return wish.rate(self._steps.get(wish.name, 0))
 
     def settle(self, wishes: list[Wish], capacity: Capacity) -> list[Change]:
         """Go a step towards what fits; the streams whose rate that changes."""
@@ -146,4 +146,4 @@ class Budget:
             changes.append(Change(wish.name, before, self.granted(wish)))
         if changes:
             self._changed = self._clock()
-        return changes
+        return [change for change in changes if change.before != change.after]

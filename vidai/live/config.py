@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -25,7 +26,8 @@ from vidai.live import outputs
 from vidai.live.output import Options
 from vidai.live.rules import Rule
 from vidai.live.secrecy import hidden
-from vidai.sources.address import Address
+from vidai.live.yaml_file import read_yaml
+from vidai.sources.address import Address, shown
 from vidai.steps import steps_from
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -44,14 +46,19 @@ def _output(entry: Any) -> Any:
     if isinstance(entry, OutputConfig):
         return entry
     if isinstance(entry, str):
-        entry = {entry: {}}
+        entry = {entry: None}
     if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise ValueError(f"an output is a name, or one name with its options, not {entry!r}")
+        raise ValueError("an output is a name, or one name with its options below it")
     ((kind, options),) = entry.items()
-    if kind not in output_kinds():
-        raise ValueError(f"there is no output {kind!r}: use {', '.join(output_kinds())}")
-    module = importlib.import_module(f"vidai.live.outputs.{kind}")
-    return OutputConfig(kind=kind, options=module.Options.model_validate(options or {}))
+    kinds = output_kinds()
+    if kind not in kinds:
+        raise ValueError(f"there is no such output{_meant(kind, kinds)}: use {', '.join(kinds)}")
+    model = importlib.import_module(f"vidai.live.outputs.{kind}").Options
+    try:
+        options = model.model_validate({} if options is None else options)
+    except ValidationError as error:
+        raise ValueError(f"{kind}: {_sentence(error, model)}") from None
+    return OutputConfig(kind=kind, options=options)
 
 
 def output_kinds() -> list[str]:
@@ -165,13 +172,7 @@ def read_config(path: str | Path) -> WorkerConfig:
     """The YAML file; ${NAME} is taken from the environment. Relative paths of `state` and `model`
     are seen from its folder. Raises ConfigError with the place of what is wrong."""
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {path}: check the name") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not a readable YAML file: {reason}") from error
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} needs at least `streams:` with one stream")
     config = worker_config(data, str(path))
@@ -188,21 +189,22 @@ def read_config(path: str | Path) -> WorkerConfig:
 def worker_config(data: Mapping[str, Any], where: str = "the configuration") -> WorkerConfig:
     """Checked. Raises ConfigError."""
     data = _filled(dict(data), where)
-    defaults = data.get("defaults") or {}
-    streams = data.get("streams") or {}
-    if not isinstance(defaults, dict) or not isinstance(streams, dict):
-        raise ConfigError(f"{where}: streams and defaults are names with settings below them")
+    named = {key: {} if data.get(key) is None else data[key] for key in ("defaults", "streams")}
+    for key, value in named.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} needs names with settings below them")
+    defaults, streams = named["defaults"], named["streams"]
+    stream_config({"url": "anything", **defaults}, f"{where}: defaults")
     checked = {}
     for name, settings in streams.items():
+        check_name(name, f"{where}: ")
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{where}: streams.{name} needs at least a line `url: …`")
-        checked[check_name(name)] = stream_config(
-            {**defaults, **settings}, f"{where}: streams.{name}"
-        )
+        checked[name] = stream_config({**defaults, **settings}, f"{where}: streams.{name}")
     try:
         config = WorkerConfig.model_validate({**data, "streams": {}, "defaults": defaults})
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from None
+        raise ConfigError(f"{where}: {_sentence(error, WorkerConfig)}") from None
     return config.model_copy(update={"streams": checked})
 
 
@@ -211,24 +213,34 @@ def stream_config(settings: Mapping[str, Any], where: str) -> StreamConfig:
     try:
         return StreamConfig.model_validate(dict(settings))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from None
+        raise ConfigError(f"{where}: {_sentence(error, StreamConfig)}") from None
 
 
-def check_name(name: Any) -> str:
-    """A stream's name, which also names folders. Raises ConfigError."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+def check_name(name: Any, where: str = "") -> str:
+    """A stream's name, which also names folders. where: what the error begins with. Raises
+    ConfigError."""
+    if not isinstance(name, str):
         raise ConfigError(
-            f"{name!r} cannot name a stream: use up to 64 letters, digits, '-', '_' and '.'"
+            f"{where}a stream's name needs quotes here: YAML does not take it for text, but for "
+            f"{name}"
+        )
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}{shown(name)!r} cannot name a stream: use up to 64 letters, digits, '-', '_' "
+            "and '.', the first a letter or digit"
         )
     return name
 
 
-def _filled(value: Any, where: str) -> Any:
+def _filled(value: Any, where: str, place: str = "") -> Any:
     """With the environment's values for ${NAME}."""
-    if isinstance(value, dict):
-        return {key: _filled(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, Mapping):
+        inner = f"{place}." if place else ""
+        return {
+            key: _filled(item, where, f"{inner}{shown(str(key))}") for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_filled(item, where) for item in value]
+        return [_filled(item, where, f"{place}.{n}") for n, item in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -237,21 +249,52 @@ def _filled(value: Any, where: str) -> Any:
             return os.environ[match[1]]
         except KeyError:
             raise ConfigError(
-                f"{where} uses ${{{match[1]}}}, which is not set in the environment"
+                f"{where}: {place} uses ${{{match[1]}}}, which is not set in the environment"
             ) from None
 
     return VARIABLE.sub(named, value)
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong, its place, and how many more there are. Values are left
     out: they may be secrets."""
     first, *rest = error.errors(include_input=False, include_url=False)
-    place = ".".join(str(part) for part in first["loc"])
+    place = _dotted(first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        reason = "is not known here: check the spelling"
+        meant = _meant(first["loc"][-1], _known_at(model, first["loc"]))
+        reason = f"is not known here{meant or ': check the spelling'}"
     elif first["type"] == "missing":
         reason = "is missing"
+    elif first["type"] == "invalid_key":
+        place = _dotted(first["loc"][:-1])
+        reason = "a name here is no text: on, off, yes, no and numbers need quotes to be one"
     more = f" (and {len(rest)} more)" if rest else ""
     return f"{place}: {reason}{more}" if place else f"{reason}{more}"
+
+
+def _dotted(place: Sequence[int | str]) -> str:
+    return ".".join(shown(str(part)) for part in place)
+
+
+def _meant(written: Any, known: Iterable[str]) -> str:
+    close = get_close_matches(str(written), known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _known_at(model: type[BaseModel], place: Sequence[int | str]) -> Iterable[str]:
+    """The names of what may be written beside what is at that place."""
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            inner = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+            model = inner[0] if inner else model
+    return model.model_fields
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The classes that a type is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from vidai.batcher import daemon
-from vidai.errors import located
+from vidai.errors import DeviceError, ModelError, located
 from vidai.types import Detections, Frame
 
 
@@ -34,8 +34,11 @@ class Found(NamedTuple):
 
 
 class _Job:
-    def __init__(self, frame: Frame, came: float) -> None:
+    """size: of the model's input; frames of another size are of another batch."""
+
+    def __init__(self, frame: Frame, size: tuple[int, int], came: float) -> None:
         self.frame = frame
+        self.size = size
         self.came = came
         self.outcome: Found | BaseException | None = None
         self.done = threading.Event()
@@ -70,16 +73,25 @@ class Gatherer:
         self._threads = [daemon("vidai-detect", self._serve) for _ in range(count)]
 
     def detect(self, frame: Frame) -> Found:
-        """Waits for it. Raises what went wrong, with the frame's stream and time."""
-        job = _Job(frame, self._clock())
+        """Waits for it. Raises what went wrong, with the frame's stream and time, and DeviceError
+        after `close`."""
+        job = _Job(frame, self._detector.input_size(frame), self._clock())
         with self._changed:
+            if self._closed:
+                raise DeviceError("nothing more is analysed: the worker ends")
             self._waiting.append(job)
             self._changed.notify_all()
         job.done.wait()
-        if isinstance(job.outcome, BaseException):
-            raise job.outcome
-        assert job.outcome is not None
-        return job.outcome
+        # An error's traceback holds all that is named on its way. If that led to the error itself,
+        # frames would keep their memory until the garbage collector comes.
+        outcome, job.outcome = job.outcome, None
+        assert outcome is not None
+        if isinstance(outcome, Found):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
     def close(self) -> None:
         """End the threads once all that waits is done."""
@@ -110,38 +122,37 @@ class Gatherer:
                 left = until - self._clock()
                 if left <= 0 or not self._changed.wait(left):
                     break
-            key = self._detector.input_size(self._waiting[0].frame)
-            batch: list[_Job] = []
-            for job in list(self._waiting):
-                if len(batch) < self._max_batch and self._detector.input_size(job.frame) == key:
-                    batch.append(job)
-                    self._waiting.remove(job)
+            size = self._waiting[0].size
+            batch = [job for job in self._waiting if job.size == size][: self._max_batch]
+            for job in batch:
+                self._waiting.remove(job)
             return batch
 
     def _run(self, batch: list[_Job]) -> None:
         began = self._clock()
-        outcomes: list[Detections | BaseException]
-        try:
-            outcomes = [*self._detector([job.frame for job in batch])]
-        except Exception as error:
-            outcomes = self._one_by_one(batch, error)
+        outcomes = self._outcomes([job.frame for job in batch])
+        if len(batch) > 1 and isinstance(outcomes[0], BaseException):
+            # Each on its own, so that one stream's trouble is not that of the others.
+            outcomes = [self._outcomes([job.frame])[0] for job in batch]
         took = self._clock() - began
-        self._on_batch(len(batch), took)
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 job.outcome = located(job.frame, outcome)
             else:
                 job.outcome = Found(outcome, began - job.came, took)
             job.done.set()
+        del outcome, outcomes  # see detect
+        self._on_batch(len(batch), took)
 
-    def _one_by_one(self, batch: list[_Job], error: Exception) -> list[Detections | BaseException]:
-        """So that one stream's trouble is not that of the others."""
-        if len(batch) == 1:
-            return [error]
-        outcomes: list[Detections | BaseException] = []
-        for job in batch:
-            try:
-                outcomes += self._detector([job.frame])
-            except Exception as failure:
-                outcomes.append(failure)
-        return outcomes
+    def _outcomes(self, frames: Sequence[Frame]) -> Sequence[Detections | Exception]:
+        """What is found in each frame, or the same error for all."""
+        try:
+            found = self._detector(frames)
+            if len(found) != len(frames):
+                raise ModelError(f"the model gave {len(found)} results for {len(frames)} frames")
+            return found
+        except Exception as error:
+            return [error] * len(frames)
+        except BaseException as error:  # would end this thread, and then those of the streams
+            broken = DeviceError(f"the detector broke off: {type(error).__name__}: {error}")
+            return [broken] * len(frames)

@@ -455,21 +455,24 @@ class _Routes:
         return JSONResponse({"name": name, "settings": told})
 
     def _change(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-        self._check_known(name)
         try:
             self._worker.change(name, settings)
         except ConfigError as error:
-            raise HTTPException(422, str(error)) from error
+            raise self._refusal(name, error) from error
         return self._worker.stream_config(name)
 
     def remove(self, request: Request) -> Response:
         name = request.path_params["name"]
-        self._check_known(name)
         try:
             self._worker.remove(name)
         except ConfigError as error:
-            raise HTTPException(422, str(error)) from error
+            raise self._refusal(name, error) from error
         return Response(status_code=204)
+
+    def _refusal(self, name: str, error: ConfigError) -> HTTPException:
+        # Asked only now: a stream that begins anew is not there for a moment, and the worker
+        # lets the next change wait for it.
+        return HTTPException(422 if self._knows(name) else 404, str(error))
 
     async def live(self, request: Request) -> Response:
         name, part = request.path_params["name"], request.path_params["part"]

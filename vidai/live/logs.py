@@ -185,7 +185,7 @@ class Line:
         """On one line, but for a traceback; what would move a terminal's cursor is escaped."""
         where = self.stream or (None if self.event else self.logger)
         message = self.message
-        if where and not message.startswith(where):
+        if where and not message.startswith((f"{where} ", f"{where}:")):
             message = f"{where}: {message}"
         parts = [iso(self.time), f"{self.level:7}", _CONTROL.sub(_escaped, message)]
         if self.repeated:

@@ -11,7 +11,7 @@ from vidai.sources.address import secrets_of, shown
 HIDDEN = "***"
 # Names of settings whose text is a secret, also those that Kafka's clients know.
 NAME = re.compile(
-    r"pass(word|wd|phrase)?$|token|secret|credential|jaas|api[_.-]?key", re.IGNORECASE
+    r"pass(word|wd|phrase)?$|token|secret|credential|jaas|api[_.-]?key|key\.pem$", re.IGNORECASE
 )
 
 

@@ -47,9 +47,11 @@ from vidai.sources.address import Address
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource
 from vidai.steps import Redact, steps_from
+from vidai.tags import reason
 from vidai.tracking import Tracker
 from vidai.types import Detections, Frame, StreamInfo
 
+HELD = 64  # packets that at most wait for the picture of their keyframe
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 USUAL_FPS = 25.0  # of a camera that is not known yet
@@ -106,15 +108,11 @@ class Stream:
         self._device = shared.device.lane()
         self._address = Address(config.url)
         self._status = StreamStatus(name, str(self._address), priority=config.priority)
-        self.outlets: Sequence[Outlet] = ()
-        self.outlets = make_outlets(self._emit)
         self._inbox = Inbox(newest=config.policy == "newest", max_delay=config.max_delay)
         steps = steps_from(config.steps)
         # Where something is to be made unrecognisable, a picture in which nobody looked for it
         # is not shown.
         self._discreet = any(isinstance(step, Redact) for step in steps)
-        settings = EncoderSettings(config.codec, config.quality, bframes=0, live=True)
-        self._annotated = Annotated(self._device, steps, settings, self.outlets)
         self._tracker = Tracker() if config.track else None
         self._rules = RuleState(config.rules) if config.rules else None
         self._pace = Pace()
@@ -125,11 +123,17 @@ class Stream:
         self._source: LiveSource | None = None
         self._lock = Lock()  # of _source
         self._media: Media | None = None  # of the connection that is read
+        self._held: list[Sample] = []  # a keyframe whose size is not known yet, and what followed
         self._frames = 0
         self._rate = 0.0  # frames a second, as the camera says; 0: it does not
         self._shown: tuple[Frame, Detections] | None = None
         self._told: dict[str, float] = {}
         self._threads: list[Thread] = []
+        # Last, as what is open then must be closed.
+        self.outlets: Sequence[Outlet] = ()
+        self.outlets = make_outlets(self._emit)
+        settings = EncoderSettings(config.codec, config.quality, bframes=0, live=True)
+        self._annotated = Annotated(self._device, steps, settings, self.outlets)
 
     def start(self) -> None:
         self._threads = [
@@ -239,6 +243,8 @@ class Stream:
             try:
                 self._connect_and_play(backoff)
             except Exception as error:
+                if self._stopping.is_set():
+                    break
                 if isinstance(error, ConfigError) and self._address.kind != "file":
                     self._become("stopped", str(error))
                     self._emit("failed", f"{self.name} can never be read: {error}")
@@ -283,7 +289,7 @@ class Stream:
         self._begin_camera(Media(info, source.video, source.audio))
         meter = Meter(self.config.max_fps)
         damaged = self._status.damaged
-        last_picture = time.monotonic()
+        last_picture: float | None = None  # or when a decoder was last without packets
         for packet in source.packets():
             arrived = time.monotonic()
             clock.stamp(packet, time.time())
@@ -294,21 +300,21 @@ class Stream:
             if not meter.admits(packet.is_keyframe, arrived):
                 self._status.ledger.received += 1
                 self._status.ledger.dropped["flood"] += 1
+                last_picture = None
                 continue
-            sample = self._camera_copy(packet)
+            last_picture = arrived if last_picture is None else last_picture
+            self._give_copy(packet)
             frames = decoder.decode(packet)
             self._status.damaged = damaged + decoder.damaged
             if frames:
                 last_picture = time.monotonic()
-                info = self._mind_change(sample, info, frames[0].info)
             elif arrived - last_picture > self.config.read_timeout:
                 raise SourceLost(
                     f"{self._address} sends packets, but not one picture of them could be decoded "
                     f"for {self.config.read_timeout:g} s"
                 )
-            if sample is not None:
-                self._give(sample)
             for frame in frames:
+                info = self._mind_change(info, frame)
                 self._take(frame, arrived, last_picture - arrived)
         self._take_rest(decoder)
 
@@ -346,11 +352,11 @@ class Stream:
 
     def _lost(self, error: Exception) -> None:
         """Tell why, once for each loss; then again when the reason is another."""
-        reason = str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
+        told = _told(error)
         before = self._status.error
-        self._become("retrying", reason)
-        if reason != before:
-            self._emit("lost", f"{self.name} is lost, trying again: {reason}")
+        self._become("retrying", told)
+        if told != before:
+            self._emit("lost", f"{self.name} is lost, trying again: {told}")
 
     def _become(self, state: str, error: str | None = None) -> None:
         status = self._status
@@ -369,6 +375,7 @@ class Stream:
             outlet.begin(media)
 
     def _end_camera(self) -> None:
+        self._release()
         self._media = None
         for outlet in self._camera_outlets():
             outlet.end()
@@ -376,20 +383,36 @@ class Stream:
     def _camera_outlets(self) -> list[Outlet]:
         return [outlet for outlet in self.outlets if outlet.output.pictures == "camera"]
 
-    def _camera_copy(self, packet: av.Packet[Any]) -> Sample | None:
-        """A packet of the video for those outputs; None where there are none.
+    def _give_copy(self, packet: av.Packet[Any]) -> None:
+        """A packet of the video for those outputs.
 
         On bytes of its own: a decoder may take the packet's away.
         """
         if not self._camera_outlets():
-            return None
+            return
         copy: av.Packet[Any] = av.Packet(bytes(packet))
         copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
         copy.time_base, copy.is_keyframe = CLOCK, packet.is_keyframe
         copy.is_corrupt = packet.is_corrupt
-        return _sample(copy, "video")
+        self._give(_sample(copy, "video"))
 
     def _give(self, sample: Sample) -> None:
+        """From a keyframe on all is held until its picture tells its size, which takes some more
+        packets where pictures come in another order."""
+        begins = sample.kind == "video" and sample.is_keyframe
+        if begins or len(self._held) >= HELD:
+            self._release()
+        if begins or self._held:
+            self._held.append(sample)
+        else:
+            self._send(sample)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for sample in held:
+            self._send(sample)
+
+    def _send(self, sample: Sample) -> None:
         for outlet in self._camera_outlets():
             outlet.sample(sample)
 
@@ -399,23 +422,27 @@ class Stream:
         if self._media is not None:
             self._annotated.sound(sample, self._media)
 
-    def _mind_change(
-        self, sample: Sample | None, before: StreamInfo, now: StreamInfo
-    ) -> StreamInfo:
+    def _mind_change(self, before: StreamInfo, frame: Frame) -> StreamInfo:
         """The info from here on. Where the picture changes within a connection, outputs that
         keep packets begin anew, with the headers that came with it."""
+        now = frame.info
+        known = bool(self._held) and frame.pts >= self._held[0].pts
         same = (before.width, before.height, before.pixel_format)
-        if same == (now.width, now.height, now.pixel_format):
-            return before
-        self._status.width, self._status.height = now.display_size
-        self._emit(
-            "changed",
-            f"{self.name} changed from {before.width}x{before.height} to {now.width}x{now.height}",
-        )
-        media = self._media
-        if sample is not None and media is not None:
-            self._end_camera()
-            self._begin_camera(_with_headers_of(sample, now, media))
+        if same != (now.width, now.height, now.pixel_format):
+            self._status.width, self._status.height = now.display_size
+            self._emit(
+                "changed",
+                f"{self.name} changed from {before.width}x{before.height} "
+                f"to {now.width}x{now.height}",
+            )
+            if known and self._media is not None:
+                held, self._held = self._held, []
+                media = _with_headers_of(held[0], now, self._media)
+                self._end_camera()
+                self._begin_camera(media)
+                self._held = held
+        if known:
+            self._release()
         return now
 
     # The follower's thread.
@@ -490,11 +517,10 @@ class Stream:
 
     def _failed(self, error: Exception) -> None:
         """Tell of a frame that was lost to an error, but not of each."""
-        reason = str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
         kind, now = type(error).__name__, time.monotonic()
         if now - self._told.get(kind, -TOLD_AGAIN) >= TOLD_AGAIN:
             self._told[kind] = now
-            self._emit("frame-failed", f"{self.name}: {reason}")
+            self._emit("frame-failed", f"{self.name}: {_told(error)}")
         with suppress(Exception):
             self._annotated.end()
 
@@ -504,6 +530,10 @@ class Stream:
             for outlet in self.outlets:
                 outlet.event(event)
         return event
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
 
 
 def _sample(packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:
@@ -518,7 +548,8 @@ def _with_headers_of(sample: Sample, info: StreamInfo, before: Media) -> Media:
         suppress(av.FFmpegError, ValueError, IndexError),
         av.open(io.BytesIO(bytes(sample.packet)), format=info.codec) as headers,
     ):
-        return Media(info, headers.streams.video[0], before.audio)
+        if (video := headers.streams.video[0]).width:
+            return Media(info, video, before.audio)
     return before
 
 
@@ -544,7 +575,22 @@ class Meter:
 
 
 def outlet_folder(state: Path, stream: str, kind: str, number: int) -> Path:
-    """Where the output of that kind and number of a stream keeps its things; made."""
+    """Where the output of that kind and number of a stream keeps its things; made. Raises
+    ConfigError."""
     folder = state / stream / (kind if number == 0 else f"{kind}-{number + 1}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {reason(error)}") from error
     return folder
+
+
+def check_steps(steps: Sequence[Any], names: Sequence[str]) -> None:
+    """Raises ConfigError where what is to be redacted is of a class that the model does not know:
+    no picture could ever be shown."""
+    for step in steps_from(steps):
+        if isinstance(step, Redact) and (unknown := set(step.classes or ()) - set(names)):
+            raise ConfigError(
+                f"redact: the model finds no {', '.join(sorted(unknown))}; it knows "
+                f"{', '.join(names) or 'no class names'}"
+            )

@@ -17,7 +17,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,7 @@ from vidai.live.output import Output, OutputStatus, Place, Record
 from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
 from vidai.live.status import StreamStatus, WorkerStatus
-from vidai.live.stream import Shared, Stream, outlet_folder
+from vidai.live.stream import Shared, Stream, check_steps, outlet_folder
 from vidai.sources.address import shown
 from vidai.tags import reason
 
@@ -90,6 +91,7 @@ class Worker:
         self._path = Path(config) if isinstance(config, (str, Path)) else None
         self.config = worker_config(config) if isinstance(config, Mapping) else read_config(config)
         _hide_secrets(self.config.model_dump(mode="json"))
+        self._state = self.config.state  # also when the file names another one later
         self._read_at = _modified(self._path)
         self._host, self._port = host, port
         self.events = Events()
@@ -99,6 +101,7 @@ class Worker:
         self._refused: dict[str, Refused] = {}
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._changing = threading.RLock()
+        self._settling = threading.Lock()
         self._capacity = Capacity(self.config.analysis.budget_fps)
         self._budget = Budget()
         self._batches = Batches()
@@ -131,15 +134,12 @@ class Worker:
         self._started = time.time()
         self._looker = daemon("vidai-worker", self._look_after_all)
         settings = self.config.http
-        kept = (
-            ""
-            if settings is None or settings.token
-            else f", its token in {self.config.state / TOKEN}"
-        )
+        kept = "" if settings is None or settings.token else f", its token in {self._state / TOKEN}"
         pages = f", pages at {self.url}{kept}" if self.url else ""
-        wanted = self._wanted()
-        self.events.emit("started", f"{counted(len(wanted))}, {self._detector_text()}{pages}")
-        self._apply(wanted)
+        with self._changing:  # its pages take changes already
+            wanted = self._wanted()
+            self.events.emit("started", f"{counted(len(wanted))}, {self._detector_text()}{pages}")
+            self._apply(wanted)
 
     def stop(self, timeout: float = STOPPED) -> bool:
         """Read no more, let what was read go through, close every file; whether that was done in
@@ -201,25 +201,27 @@ class Worker:
                 raise ConfigError(f"there is a stream {name} already: change or remove it")
             config = self._checked(name, settings)
             self._admit(name, config)
-            self._remember_change(name, dict(settings))
-            self._start_stream(name, config)
+            with self._remembered(name, dict(settings)):
+                self._start_stream(name, config)
         self.events.emit("added", f"{name} was added", name)
 
     def change(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Other settings for a stream, which begins anew with them; the rest stays as it is."""
+        """Other settings for a stream, which begins anew with them; the rest stays as it is.
+        Raises ConfigError as `add` does; then it goes on as before."""
         with self._changing:
             config = self._checked(name, {**self._settings_of(name), **settings})
-            self._stop_stream(name)
-            self._remember_change(name, _plain(config))
-            self._start_stream(name, config)
+            if name in self._refused:
+                self._admit(name, config)
+            with self._remembered(name, _plain(config)):
+                self._replace_stream(name, config)
         self.events.emit("changed-settings", f"{name} has new settings", name)
 
     def remove(self, name: str) -> None:
         """A stream less; its files are closed, and stay."""
         with self._changing:
             self._settings_of(name)
-            self._stop_stream(name)
-            self._remember_change(name, None)
+            with self._remembered(name, None):
+                self._stop_stream(name)
         self.events.emit("removed", f"{name} was removed", name)
 
     def reload(self) -> None:
@@ -249,12 +251,16 @@ class Worker:
         later = f"; {', '.join(kept)} take effect at the next start" if kept else ""
         self.events.emit("reloaded", f"{path} was read again{later}")
 
-    def reload_or_tell(self) -> None:
-        """The same; what is wrong is told as an event."""
+    def reload_soon(self) -> None:
+        """The same in a thread, as it may wait for streams to end; what is wrong is told as an
+        event."""
+        daemon("vidai-reload", self._reload_or_tell)
+
+    def _reload_or_tell(self) -> None:
         try:
             self.reload()
-        except VidaiError as error:
-            self.events.emit("reload-failed", f"{error}; all stays as it was")
+        except Exception as error:
+            self.events.emit("reload-failed", f"{_told(error)}; all stays as it was")
 
     # What it tells of itself.
 
@@ -300,7 +306,7 @@ class Worker:
     # Inside.
 
     def _take_state(self) -> Path:
-        state = self.config.state
+        state = self._state
         try:
             state.mkdir(parents=True, exist_ok=True)
             self._lock_file = (state / "lock").open("w")
@@ -378,7 +384,9 @@ class Worker:
                 try:
                     wanted[name] = self._checked(name, settings)
                 except ConfigError as error:
-                    self._refuse(name, settings, str(error))
+                    if name in self._streams:
+                        wanted[name] = self._streams[name].config
+                    self._tell_refusal(name, settings, error)
         return wanted
 
     def _apply(self, wanted: Mapping[str, StreamConfig]) -> None:
@@ -390,14 +398,13 @@ class Worker:
                 self.events.emit("removed", f"{name} was removed", name)
             for name, config in wanted.items():
                 running = self._streams.get(name)
-                if running is not None and running.config == config:
+                if self._stopping.is_set() or (running is not None and running.config == config):
                     continue
                 try:
-                    self._stop_stream(name)
                     self._admit(name, config)
-                    self._start_stream(name, config)
-                except VidaiError as error:
-                    self._refuse(name, _plain(config), str(error))
+                    self._replace_stream(name, config)
+                except Exception as error:  # whatever it is, the others are to run
+                    self._tell_refusal(name, _plain(config), error)
 
     def _checked(self, name: str, settings: Mapping[str, Any]) -> StreamConfig:
         config = stream_config({**self.config.defaults, **settings}, name)
@@ -426,9 +433,51 @@ class Worker:
         self._refused[name] = Refused(status, settings)
         self.events.emit("refused", why, name)
 
+    def _tell_refusal(self, name: str, settings: dict[str, Any], error: Exception) -> None:
+        if name in self._streams:
+            text = f"{_told(error)}; {name} goes on with the settings that it had"
+            self.events.emit("reload-failed", text, name)
+        else:
+            self._refuse(name, settings, _told(error))
+
+    def _check_for_model(self, config: StreamConfig) -> None:
+        """Raises ConfigError for what the model never finds, and while there is none."""
+        if self._shared is None or self._stopping.is_set():
+            raise ConfigError("no stream begins while the worker starts or ends: try again later")
+        names = self._found_names()
+        check_rules(config.rules, names, tracked=config.track)
+        check_steps(config.steps, names)
+
+    def _found_names(self) -> list[str]:
+        """Of the classes that are looked for."""
+        detector = self._detector
+        assert detector is not None
+        kept = detector.classes
+        return [n for i, n in enumerate(detector.names) if kept is None or i in kept]
+
+    def _replace_stream(self, name: str, config: StreamConfig) -> None:
+        """Start it, in the place of one of that name. Where that fails, that one goes on."""
+        self._check_for_model(config)
+        before, refused = self._streams.get(name), self._refused.get(name)
+        self._stop_stream(name)
+        try:
+            self._start_stream(name, config)
+        except Exception:
+            if before is not None:
+                self._start_again(name, before.config)
+            elif refused is not None:
+                self._refused[name] = refused
+            raise
+
+    def _start_again(self, name: str, config: StreamConfig) -> None:
+        try:
+            self._start_stream(name, config)
+        except Exception as error:
+            self._refuse(name, _plain(config), _told(error))
+
     def _start_stream(self, name: str, config: StreamConfig) -> None:
+        self._check_for_model(config)
         assert self._shared is not None
-        check_rules(config.rules, self._shared.names, tracked=config.track)
         stream = Stream(name, config, self._shared, lambda emit: self._outlets(name, config, emit))
         self._refused.pop(name, None)
         self._streams[name] = stream
@@ -451,7 +500,7 @@ class Worker:
             for s in streams
         ]
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()) + 0.5)
+            thread.join(max(0.0, until + 0.5 - time.monotonic()))
         return len(done) == len(streams) and all(done)
 
     def _outlets(self, name: str, config: StreamConfig, emit: Callable[..., Event]) -> list[Outlet]:
@@ -461,7 +510,7 @@ class Worker:
             for entry in config.outputs:
                 number = counted.get(entry.kind, 0)
                 counted[entry.kind] = number + 1
-                folder = outlet_folder(self.config.state / STREAMS, name, entry.kind, number)
+                folder = outlet_folder(self._state / STREAMS, name, entry.kind, number)
                 module = import_module(f"vidai.live.outputs.{entry.kind}")
                 output: Output = module.open(entry.options, Place(name, folder, emit))
                 outlets.append(Outlet(entry.kind, output, emit))
@@ -473,17 +522,26 @@ class Worker:
             outlets.append(Outlet("callback", Callback(self._on_record), emit))
         return outlets
 
-    def _remember_change(self, name: str, settings: dict[str, Any] | None) -> None:
-        """Raises ConfigError where it cannot be kept."""
-        changes = {**self._changes, name: settings}
+    @contextmanager
+    def _remembered(self, name: str, settings: dict[str, Any] | None) -> Iterator[None]:
+        """Keep a change, if what is done meanwhile succeeds. Raises ConfigError where it cannot
+        be kept."""
+        before = self._changes
+        changes = {**before, name: settings}
         if settings is None and name not in self.config.streams:
             del changes[name]
-        path = self.config.state / CHANGES
-        hidden = path.with_suffix(".part")
+        self._keep(changes)
         try:
-            hidden.touch(mode=0o600)  # addresses have passwords
-            hidden.write_text(yaml.safe_dump(changes), encoding="utf-8")
-            os.replace(hidden, path)
+            yield
+        except BaseException:
+            with suppress(ConfigError):
+                self._keep(before)
+            raise
+
+    def _keep(self, changes: dict[str, dict[str, Any] | None]) -> None:
+        path = self._state / CHANGES
+        try:
+            _write_private(path, yaml.safe_dump(changes))
         except OSError as error:
             raise ConfigError(f"the change cannot be kept in {path}: {reason(error)}") from error
         self._changes = changes
@@ -524,24 +582,25 @@ class Worker:
 
     def _settle(self) -> None:
         """Grant every stream its rate."""
-        streams = {s.name: s for s in self._running() if s.is_active}
-        wishes = [self._wish(stream) for stream in streams.values()]
-        for change in self._budget.settle(wishes, self._capacity):
-            slower = change.after < change.before
-            self.events.emit(
-                "rate",
-                f"{change.name} is analysed {change.after:.3g} times a second, "
-                f"{'down' if slower else 'up'} from {change.before:.3g}: the device "
-                f"{'cannot keep up' if slower else 'has room again'}",
-                change.name,
-                before=change.before,
-                after=change.after,
-            )
-        for wish in wishes:
-            granted = self._budget.granted(wish)
-            stream = streams[wish.name]
-            every = stream.config.analyze_fps is None and granted == wish.fps
-            stream.set_rates(wish.fps, None if every else granted)
+        with self._settling:  # also when a stream begins
+            streams = {s.name: s for s in self._running() if s.is_active}
+            wishes = [self._wish(stream) for stream in streams.values()]
+            for change in self._budget.settle(wishes, self._capacity):
+                slower = change.after < change.before
+                self.events.emit(
+                    "rate",
+                    f"{change.name} is analysed {change.after:.3g} times a second, "
+                    f"{'down' if slower else 'up'} from {change.before:.3g}: the device "
+                    f"{'cannot keep up' if slower else 'has room again'}",
+                    change.name,
+                    before=change.before,
+                    after=change.after,
+                )
+            for wish in wishes:
+                granted = self._budget.granted(wish)
+                stream = streams[wish.name]
+                every = stream.config.analyze_fps is None and granted == wish.fps
+                stream.set_rates(wish.fps, None if every else granted)
 
     def _wish(self, stream: Stream) -> Wish:
         config = stream.config
@@ -557,7 +616,7 @@ class Worker:
         if self._path is None or (now := _modified(self._path)) in (None, self._read_at):
             return
         self._read_at = now
-        daemon("vidai-reload", self.reload_or_tell)  # it may wait for a stream to end
+        self.reload_soon()
 
 
 class Refused(NamedTuple):
@@ -614,6 +673,10 @@ def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
+
+
 def counted(streams: int) -> str:
     return f"{streams} stream{'' if streams == 1 else 's'}"
 
@@ -650,8 +713,20 @@ def _kept_token(path: Path) -> str:
     """The token of an earlier start, or a new one. Raises ConfigError."""
     try:
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+            _write_private(path, secrets.token_urlsafe(24) + "\n")
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(f"the token cannot be kept in {path}: {reason(error)}") from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """For this user alone, as there are passwords in it; all of it or nothing, also when the power
+    fails. OSError."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

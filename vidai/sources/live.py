@@ -69,9 +69,9 @@ class LiveSource:
 
     A stream whose keyframes are rare is connected to once more, and looked at for longer.
 
-    One thread constructs it and reads; `close` may be called from any. Raises SourceLost, with the
-    reason and without secrets, ConfigError for an address that can never work, and DecodeError for
-    a file without a video that can be decoded.
+    One thread constructs it, uses its streams and reads; `close` may be called from any. Raises
+    SourceLost, with the reason and without secrets, ConfigError for an address that can never
+    work, and DecodeError for a file without a video that can be decoded.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class LiveSource:
         self.name = name
         self.read_timeout = read_timeout
         self._closed = threading.Event()
-        self._reader: int | None = None  # the thread within `packets`
+        # The thread that made it, then the one within `packets`. Only it may close the container:
+        # the streams that it is looking at go with that.
+        self._user: int | None = threading.get_ident()
         self._lock = threading.RLock()  # a dropped `packets` may end while it is held
         self._file: FileSource | None = None
         self._loop = loop
@@ -120,10 +122,11 @@ class LiveSource:
 
     def close(self) -> None:
         """End the connection. From another thread than the one that reads: tell that one to, which
-        takes it about 0.1 s where it waits, and its `packets` ends."""
+        takes it about 0.1 s where it waits, and its `packets` ends. One that does not read yet
+        has to close it itself."""
         with self._lock:
             self._closed.set()
-            if self._reader in (None, threading.get_ident()):
+            if self._user in (None, threading.get_ident()):
                 self.container.close()
 
     def packets(self) -> Iterator[av.Packet[Any]]:
@@ -134,13 +137,14 @@ class LiveSource:
         """
         with self._lock:
             if self._closed.is_set():
+                self.container.close()
                 return
-            self._reader = threading.get_ident()
+            self._user = threading.get_ident()
         try:
             yield from self._play() if self._file is not None else self._receive()
         finally:
             with self._lock:
-                self._reader = None
+                self._user = None
                 if self._closed.is_set():
                     self.container.close()
 

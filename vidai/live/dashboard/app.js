@@ -105,6 +105,7 @@ function facts(status) {
   const capacity = status.capacity_fps;
   write(find("fact-capacity"), capacity ? `${fps(used)} of ${fps(capacity)} /s` : `${fps(used)} /s`);
   gauge(find("gauge-capacity"), capacity ? used / capacity : 0);
+  find("gauge-capacity").toggleAttribute("data-full", capacity != null && used > 0.95 * capacity);
   write(find("fact-batch"), `${(100 * status.batch_fill).toFixed(0)}\u202f% full`);
   gauge(find("gauge-batch"), status.batch_fill);
   find("loading-model").hidden = status.ready;

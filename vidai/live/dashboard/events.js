@@ -1,6 +1,6 @@
 // What happened, newest first.
 
-import { clock } from "./format.js";
+import { clock, time as span } from "./format.js";
 
 const SHOWN = 100;
 const list = document.getElementById("events");
@@ -46,16 +46,21 @@ function item(event) {
   time.dateTime = new Date(event.time * 1000).toISOString();
   time.title = new Date(event.time * 1000).toLocaleString();
   made.querySelector(".kind").textContent = event.stream ? `${event.stream} · ${event.kind}` : event.kind;
-  made.querySelector(".text").textContent = event.text;
+  made.querySelector(".text").textContent = told(event);
   if (event.clip) made.append(button(event));
   return made;
+}
+
+/** Of a clip its rules and length: when it was is beside it, in the time of this place. */
+function told({ kind, text, data }) {
+  return kind === "clip" && data.rules && data.seconds ? `${data.rules.join(", ")}, ${span(data.seconds)}` : text;
 }
 
 function button(event) {
   const made = document.createElement("button");
   made.type = "button";
   made.className = "thumb";
-  made.setAttribute("aria-label", `Play the clip: ${event.text}`);
+  made.setAttribute("aria-label", `Play the clip: ${told(event)}`);
   if (event.thumbnail) {
     const image = new Image();
     image.alt = "";
@@ -70,7 +75,8 @@ function button(event) {
 }
 
 function play(event) {
-  document.getElementById("clip-head").textContent = event.text;
+  const head = [event.stream, told(event), clock(event.time)].filter(Boolean).join(" · ");
+  document.getElementById("clip-head").textContent = head;
   complain("");
   video.src = event.clip;
   dialog.showModal();

@@ -247,8 +247,9 @@ class Hls(Output):
         self._start = f"{self._token}-{self._count}.mp4"
         self._broken = self._count > 0
         with self._lock:
+            # One of the same name was for a muxer that was aborted before its first segment.
+            self._size += len(start) - len(self._starts.get(self._start, b""))
             self._starts[self._start] = start
-            self._size += len(start)
             self._codecs = codecs_of(moov)
             self._picture = self._media.info.display_size
         self._tally.state = "ok"

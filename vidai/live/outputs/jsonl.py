@@ -53,6 +53,8 @@ class Folder:
 
     def __init__(self, options: FolderOptions, place: Place) -> None:
         named = options.path and topic_of(options.path, place.stream)
+        if named and ("{" in named or "}" in named):
+            raise ConfigError(f"the folder {named}: {{stream}} alone stands for something")
         self.path = Path(named or place.folder).absolute()
         self._keep_days = options.keep_days
         self._swept = 0.0

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from vidai.batcher import daemon
 from vidai.errors import ConfigError, SinkError
@@ -28,6 +28,11 @@ KEEPALIVE = 30  # s without a packet, after which the broker tells the stream's 
 NEVER = (0x81, 0x82, 0x90, 0x95, 0x99)
 
 
+def _text(version: Any) -> Any:
+    """YAML takes 5 for a number."""
+    return str(version) if type(version) is int else version
+
+
 class Options(SpoolOptions):
     """Where records go: JSON, with QoS 1. {stream} stands for the stream's name."""
 
@@ -38,7 +43,9 @@ class Options(SpoolOptions):
     tls: bool = Field(False, description="encrypted, with the broker's certificate checked")
     ca: Path | None = Field(None, description="PEM file of who signed it; none: the system's")
     certificate: Path | None = Field(None, description="PEM file to be known by, with its key")
-    version: Literal["5", "3.1.1"] = Field("5", description="of MQTT")
+    version: Annotated[Literal["5", "3.1.1"], BeforeValidator(_text)] = Field(
+        "5", description="of MQTT"
+    )
     topic: str = Field("vidai/{stream}/detections", description="of records")
     events_topic: str = Field("vidai/{stream}/events", description="of events")
     status_topic: str | None = Field(
@@ -229,9 +236,10 @@ class Connection:
 
 def _topic(template: str, stream: str) -> str:
     topic = topic_of(template, stream)
-    if not topic or any(letter in topic for letter in "+#\0") or len(topic.encode()) > 65535:
+    if not topic or any(letter in topic for letter in "+#\0{}") or len(topic.encode()) > 65535:
         raise ConfigError(
-            f"the output mqtt cannot send to the topic {topic!r}: leave out '+', '#' and NUL"
+            f"the output mqtt cannot send to the topic {topic!r}: leave out '+', '#' and NUL; "
+            "{stream} alone stands for something"
         )
     return topic
 
@@ -244,8 +252,8 @@ def _context(options: Options) -> ssl.SSLContext | None:
         if options.certificate is not None:
             context.load_cert_chain(options.certificate)
     except (OSError, ssl.SSLError) as error:
+        files = " or ".join(str(file) for file in (options.ca, options.certificate) if file)
         raise ConfigError(
-            f"the output mqtt cannot read the certificates {options.ca or ''} "
-            f"{options.certificate or ''}: {reason(error)}"
+            f"the output mqtt cannot read the certificates in {files}: {reason(error)}"
         ) from error
     return context

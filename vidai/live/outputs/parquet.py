@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class ParquetFiles(Output):
         self._since = 0.0  # s, when it was begun
         self._rows = 0
         self._frames: dict[Path, int] = {}  # in each journal
+        self._sizes: dict[Path, int] = {}  # bytes of each
         self._full: list[Path] = []  # journals of which files are to be made
         self._retry = 0.0  # s
         self._status = OutputStatus("parquet", str(folder.path), "idle")
@@ -79,11 +81,13 @@ class ParquetFiles(Output):
             if self._journal is None:
                 self._begin_journal(record.time)
             assert self._journal is not None
-            self._journal.add(record.to_json())
+            line = record.to_json()
+            self._journal.add(line)
         except SinkError as error:
             self._count(accepted=1, lost={why(error): 1}, state=str(error))
             raise
         self._frames[self._journal.path] += 1
+        self._sizes[self._journal.path] += len(line.encode()) + 1
         self._rows += max(1, len(record.detections))
         self._count(accepted=1, waiting=1, state="ok" if not self._full else None)
         self._make_files()
@@ -103,21 +107,10 @@ class ParquetFiles(Output):
             self._folder.close()
 
     def status(self) -> OutputStatus:
+        # Nothing of the disk is asked here: one that hangs would hold up the status of all.
         now = self._status
-        size = 0
-        for journal in list(self._frames):
-            with suppress(OSError):
-                size += journal.stat().st_size
-        return OutputStatus(
-            now.kind,
-            now.detail,
-            now.state,
-            now.accepted,
-            now.delivered,
-            now.waiting,
-            size,
-            Counter(now.lost),
-        )
+        size = sum(self._sizes.copy().values())
+        return replace(now, waiting_bytes=size, lost=Counter(now.lost))
 
     def _recover(self) -> None:
         for half in self._folder.path.glob(".detections-*.parquet.part"):
@@ -128,6 +121,7 @@ class ParquetFiles(Output):
                 Lines(path).close()  # without the half line that a crash has left
                 with path.open("rb") as file:
                     self._frames[path] = sum(1 for _ in file)
+                self._sizes[path] = path.stat().st_size
             except (OSError, SinkError) as error:
                 self._emit("output-failed", f"parquet: cannot read {path}: {reason(error)}")
                 continue
@@ -144,7 +138,7 @@ class ParquetFiles(Output):
             number += 1
             name = f"detections-{stamp}-{number}"
         self._journal = Lines(path)
-        self._frames[path] = 0
+        self._frames[path] = self._sizes[path] = 0
         self._hour, self._since, self._rows = int(first // HOUR), time.monotonic(), 0
 
     def _finish_journal(self) -> None:
@@ -166,7 +160,7 @@ class ParquetFiles(Output):
                 self._count(state=str(error))
                 raise
             del self._full[0]
-            expected = self._frames.pop(journal)
+            expected, _ = self._frames.pop(journal), self._sizes.pop(journal)
             lost = {"journal damaged": expected - frames} if frames < expected else {}
             self._count(delivered=frames, waiting=-expected, lost=lost, state="ok")
 
