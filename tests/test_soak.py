@@ -251,7 +251,8 @@ def run_soak(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any], str]]:
         done = subprocess.run(
             [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=300
         )
-        assert (out / "soak.png").read_bytes().startswith(b"\x89PNG"), done.stderr
+        assert (out / "soak.png").is_file(), done.stderr
+        assert (out / "soak.png").read_bytes().startswith(b"\x89PNG")
         return done.returncode, json.loads((out / "soak.json").read_text()), done.stdout
 
     return run

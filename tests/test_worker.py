@@ -24,9 +24,10 @@ from tests.live.camera import Camera, Mount, require_gstreamer
 from tests.media import make_clip
 from tests.tiny_model import write_tiny_model
 from vidai.errors import ConfigError
+from vidai.live.config import worker_config
 from vidai.live.output import Record
 from vidai.live.status import StreamStatus
-from vidai.live.worker import Worker
+from vidai.live.worker import Worker, folder_names
 from vidai.report import Ledger
 from vidai.sources.live import LiveSource
 
@@ -542,3 +543,30 @@ def test_a_new_size_cuts_recordings_at_its_keyframe(
         with av.open(str(path)) as file:
             found.append((file.streams.video[0].width, sum(1 for _ in file.decode(video=0))))
     assert found == [(128, 75), (192, 75)]
+
+
+def test_files_are_closed_while_the_camera_is_away(config: dict[str, Any], tmp_path: Path) -> None:
+    require_gstreamer()
+    with Camera({"/a": Mount("clock", width=256, height=160)}) as camera:
+        outputs = [{"record": {"of": "annotated", "segment": 600}}]
+        config["streams"] = {"a": {"url": camera.url("/a"), "outputs": outputs}}
+        with Worker(config) as worker:
+            until(lambda: status_of(worker, "a").ledger.processed > 15, "pictures")
+            camera.kill()
+            files = tmp_path / "state" / "streams" / "a"
+            until(lambda: [f for f in files.rglob("*.mp4") if ".part" not in f.name], "a file")
+            assert status_of(worker, "a").state == "retrying"
+
+
+def test_what_waits_for_a_broker_is_kept_by_where_it_goes() -> None:
+    def folders(*outputs: Any) -> list[str]:
+        streams = {"a": {"url": "a.mp4", "outputs": [*outputs]}}
+        return folder_names(worker_config({"streams": streams}).streams["a"].outputs)
+
+    here, there = {"mqtt": {"host": "here"}}, {"mqtt": {"host": "there", "password": SECRET}}
+    first, second = folders(here, there)
+    assert first != second
+    assert folders(there) == [second]
+    assert folders("jsonl", there, here) == ["jsonl", second, first]
+    assert folders("jsonl", "jsonl", here, here) == ["jsonl", "jsonl.2", first, f"{first}.2"]
+    assert folders({"mqtt": {"host": "there", "password": "other"}}) == [second]

@@ -39,6 +39,11 @@ def located(frame: Frame, error: BaseException) -> BaseException:
     return told
 
 
+def sentence(error: BaseException) -> str:
+    """What went wrong, in words; of an error that is not vidai's with its kind."""
+    return str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
+
+
 class ConfigError(VidaiError):
     """An option, a name or a combination of them cannot work."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from typing import NamedTuple
@@ -57,11 +58,12 @@ class Inbox:
         age = arrived.arrived - self._waiting[0].arrived
         return age > self._age or (self._newest and len(self._waiting) >= NEWEST_COUNT)
 
-    def get(self) -> Arrived | None:
-        """The oldest, waited for; None once it is closed and empty."""
+    def get(self, timeout: float | None = None) -> Arrived | None:
+        """The oldest, waited for; None once it is closed and empty. Raises queue.Empty when
+        there is none for `timeout` s."""
         with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._waiting or self._closed, timeout):
+                raise queue.Empty
             if not self._waiting:
                 return None
             first = self._waiting.popleft()

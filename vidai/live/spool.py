@@ -347,6 +347,10 @@ class SpoolOptions(Options):
     )
     events: bool = Field(False, description="also what rules find, and clips, as events")
 
+    def destination(self) -> str:
+        """Where it goes, without secrets: what waits for one is never sent to another."""
+        raise NotImplementedError
+
 
 class Spooled(Output):
     """Base of outputs over a network: what they take waits in a spool until the server has it.

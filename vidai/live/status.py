@@ -17,9 +17,9 @@ class StreamStatus:
     """One stream, now.
 
     address: without its password. state: "connecting", "live", "retrying" (between two
-    attempts), "ended" (a file that is not looped), "stopped", "refused" (there is no room for it, or its
-    settings cannot work). since: s since 1970, of that
-    state. error: the last, None while all is well. fps_in: frames decoded; fps_out: frames
+    attempts), "ended" (a file that is not looped), "stopped", "refused" (there is no room for
+    it, or its settings cannot work). since: s since 1970, of that state. error: the last, None
+    while all is well. fps_in: frames decoded; fps_out: frames
     that went through; fps_analysed: frames that the model saw; each a second, over the last
     seconds. wanted_fps: analyses a second that were asked for, granted_fps: what the device has
     for it now. latency: s from a frame's arrival until its record is out, {"p50", "p95", "max"}

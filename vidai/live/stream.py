@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import io
 import math
+import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from PIL import Image
 
 from vidai.batcher import daemon
 from vidai.device import Decoder, Device, EncoderSettings
-from vidai.errors import ConfigError, SourceLost, VidaiError
+from vidai.errors import ConfigError, SourceLost, sentence
 from vidai.live.annotated import Annotated
 from vidai.live.clock import StreamClock
 from vidai.live.config import StreamConfig
@@ -47,7 +47,6 @@ from vidai.sources.address import Address
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource
 from vidai.steps import Redact, steps_from
-from vidai.tags import reason
 from vidai.tracking import Tracker
 from vidai.types import Detections, Frame, StreamInfo
 
@@ -55,6 +54,7 @@ HELD = 64  # packets that at most wait for the picture of their keyframe
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 USUAL_FPS = 25.0  # of a camera that is not known yet
+AWAY = 5.0  # s without a frame after which a camera's files are closed
 READER_ENDS = 1.0  # s that it may take
 SNAPSHOT_QUALITY = 80  # of JPEG
 
@@ -352,7 +352,7 @@ class Stream:
 
     def _lost(self, error: Exception) -> None:
         """Tell why, once for each loss; then again when the reason is another."""
-        told = _told(error)
+        told = sentence(error)
         before = self._status.error
         self._become("retrying", told)
         if told != before:
@@ -448,8 +448,15 @@ class Stream:
     # The follower's thread.
 
     def _follow(self) -> None:
-        while (arrived := self._inbox.get()) is not None:
-            ledger = self._status.ledger
+        ledger = self._status.ledger
+        while True:
+            try:
+                arrived = self._inbox.get(AWAY)
+            except queue.Empty:
+                self._end_annotated()
+                continue
+            if arrived is None:
+                break
             try:
                 self._go_on_with(arrived)
                 ledger.processed += 1
@@ -458,7 +465,11 @@ class Stream:
                 ledger.failed[type(error).__name__] += 1
                 self._failed(error)
             del arrived  # else the last frame's memory stays until the next
-        with suppress(VidaiError):
+        self._end_annotated()
+
+    def _end_annotated(self) -> None:
+        """Close what is open of its pictures: files, until there are more."""
+        with suppress(Exception):
             self._annotated.end()
 
     def _go_on_with(self, arrived: Arrived) -> None:
@@ -520,9 +531,8 @@ class Stream:
         kind, now = type(error).__name__, time.monotonic()
         if now - self._told.get(kind, -TOLD_AGAIN) >= TOLD_AGAIN:
             self._told[kind] = now
-            self._emit("frame-failed", f"{self.name}: {_told(error)}")
-        with suppress(Exception):
-            self._annotated.end()
+            self._emit("frame-failed", f"{self.name}: {sentence(error)}")
+        self._end_annotated()
 
     def _emit(self, kind: str, text: str, **data: Any) -> Event:
         event = self._shared.events.emit(kind, text, self.name, **data)
@@ -530,10 +540,6 @@ class Stream:
             for outlet in self.outlets:
                 outlet.event(event)
         return event
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
 
 
 def _sample(packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:
@@ -572,17 +578,6 @@ class Meter:
         self._shut = False
         self._left -= 1
         return True
-
-
-def outlet_folder(state: Path, stream: str, kind: str, number: int) -> Path:
-    """Where the output of that kind and number of a stream keeps its things; made. Raises
-    ConfigError."""
-    folder = state / stream / (kind if number == 0 else f"{kind}-{number + 1}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {reason(error)}") from error
-    return folder
 
 
 def check_steps(steps: Sequence[Any], names: Sequence[str]) -> None:

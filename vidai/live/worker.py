@@ -17,8 +17,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +31,11 @@ import yaml
 from vidai.batcher import daemon
 from vidai.detector import Detector
 from vidai.device import open_device
-from vidai.errors import ConfigError, VidaiError
+from vidai.errors import ConfigError, sentence
 from vidai.live import tracing
 from vidai.live.budget import Budget, Capacity, Wish, refusal
 from vidai.live.config import (
+    OutputConfig,
     StreamConfig,
     WorkerConfig,
     check_name,
@@ -51,8 +53,9 @@ from vidai.live.outlet import Outlet
 from vidai.live.output import Output, OutputStatus, Place, Record
 from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
+from vidai.live.spool import SpoolOptions
 from vidai.live.status import StreamStatus, WorkerStatus
-from vidai.live.stream import Shared, Stream, check_steps, outlet_folder
+from vidai.live.stream import Shared, Stream, check_steps
 from vidai.sources.address import shown
 from vidai.tags import reason
 
@@ -260,7 +263,7 @@ class Worker:
         try:
             self.reload()
         except Exception as error:
-            self.events.emit("reload-failed", f"{_told(error)}; all stays as it was")
+            self.events.emit("reload-failed", f"{sentence(error)}; all stays as it was")
 
     # What it tells of itself.
 
@@ -435,10 +438,10 @@ class Worker:
 
     def _tell_refusal(self, name: str, settings: dict[str, Any], error: Exception) -> None:
         if name in self._streams:
-            text = f"{_told(error)}; {name} goes on with the settings that it had"
+            text = f"{sentence(error)}; {name} goes on with the settings that it had"
             self.events.emit("reload-failed", text, name)
         else:
-            self._refuse(name, settings, _told(error))
+            self._refuse(name, settings, sentence(error))
 
     def _check_for_model(self, config: StreamConfig) -> None:
         """Raises ConfigError for what the model never finds, and while there is none."""
@@ -473,7 +476,7 @@ class Worker:
         try:
             self._start_stream(name, config)
         except Exception as error:
-            self._refuse(name, _plain(config), _told(error))
+            self._refuse(name, _plain(config), sentence(error))
 
     def _start_stream(self, name: str, config: StreamConfig) -> None:
         self._check_for_model(config)
@@ -505,12 +508,9 @@ class Worker:
 
     def _outlets(self, name: str, config: StreamConfig, emit: Callable[..., Event]) -> list[Outlet]:
         outlets: list[Outlet] = []
-        counted: dict[str, int] = {}
         try:
-            for entry in config.outputs:
-                number = counted.get(entry.kind, 0)
-                counted[entry.kind] = number + 1
-                folder = outlet_folder(self._state / STREAMS, name, entry.kind, number)
+            for entry, own in zip(config.outputs, folder_names(config.outputs), strict=True):
+                folder = made(self._state / STREAMS / name / own)
                 module = import_module(f"vidai.live.outputs.{entry.kind}")
                 output: Output = module.open(entry.options, Place(name, folder, emit))
                 outlets.append(Outlet(entry.kind, output, emit))
@@ -673,12 +673,30 @@ def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
-
-
 def counted(streams: int) -> str:
     return f"{streams} stream{'' if streams == 1 else 's'}"
+
+
+def folder_names(outputs: Sequence[OutputConfig]) -> list[str]:
+    """Of the folders of a stream's outputs: by what they are and where they go, so that what waits
+    for a broker is not sent to another one when outputs are added or removed."""
+    names: list[str] = []
+    for entry in outputs:
+        name = entry.kind
+        if isinstance(entry.options, SpoolOptions):
+            name += f"-{sha256(entry.options.destination().encode()).hexdigest()[:8]}"
+        again = sum(other == name or other.startswith(f"{name}.") for other in names)
+        names.append(f"{name}.{again + 1}" if again else name)
+    return names
+
+
+def made(folder: Path) -> Path:
+    """The folder, which exists now. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {reason(error)}") from error
+    return folder
 
 
 def _hide_secrets(settings: dict[str, Any]) -> None:

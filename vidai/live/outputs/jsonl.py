@@ -22,7 +22,7 @@ from vidai.live.output import Output, OutputStatus, Place, Record
 from vidai.live.spool import topic_of
 from vidai.tags import reason
 
-DAY = re.compile(r"detections-(\d{4}-\d\d-\d\d)")  # how the files begin that are removed when old
+DAY = re.compile(r"detections-(\d{4}-\d\d-\d\d)[\w-]*\.(jsonl|parquet)$")  # removed when old
 SWEEP = 3600.0  # s between two looks for old files
 TAIL = 1 << 16  # bytes that are read at a time when the end of a file is looked for
 

@@ -36,6 +36,9 @@ class Options(SpoolOptions):
         {}, repr=False, description="more settings of librdkafka, as sasl.password"
     )
 
+    def destination(self) -> str:
+        return f"{self.servers} {self.topic}"
+
 
 def open(options: Options, place: Place) -> Output:  # noqa: A001
     """Raises ConfigError for what cannot work."""

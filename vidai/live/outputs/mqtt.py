@@ -52,6 +52,9 @@ class Options(SpoolOptions):
         "vidai/{stream}/status", description="retained: online or offline; none: not told"
     )
 
+    def destination(self) -> str:
+        return f"{self.host}:{self.port} {self.topic}"
+
 
 def open(options: Options, place: Place) -> Output:  # noqa: A001
     """Raises ConfigError for what cannot work."""

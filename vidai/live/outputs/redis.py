@@ -11,6 +11,7 @@ from pydantic import Field
 from vidai.errors import ConfigError, SinkError
 from vidai.live.output import Output, Place
 from vidai.live.spool import TIMEOUT, Spooled, SpoolOptions, Waiting, topic_of, unreachable
+from vidai.sources.address import shown
 
 if TYPE_CHECKING:
     from redis import Redis, RedisError
@@ -33,6 +34,9 @@ class Options(SpoolOptions):
     max_length: int | None = Field(
         100_000, ge=1, description="entries that Redis keeps, about; none: all"
     )
+
+    def destination(self) -> str:
+        return f"{shown(self.url)} {self.key}"
 
 
 def open(options: Options, place: Place) -> Output:  # noqa: A001
