@@ -464,3 +464,21 @@ def test_settings_survive_being_written_and_read(tmp_path: Path) -> None:
     plain: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     again = read_yaml(written(tmp_path, yaml.safe_dump(plain)))
     assert stream_config(again, "door") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"outputs": ["clips"]}, "there is no rule yet"),
+        (
+            {"outputs": [{"clips": {"rules": ["gate"]}}], "rules": [{"name": "door"}]},
+            "no rule gate",
+        ),
+        ({"outputs": ["hls", "hls"]}, "one output hls is enough"),
+    ],
+)
+def test_outputs_that_can_never_do_anything_are_refused(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        worker_config({"streams": {"front": {"url": "a.mp4", **settings}}})

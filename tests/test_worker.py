@@ -181,7 +181,7 @@ def test_a_camera_that_comes_back_goes_on(config: dict[str, Any], tmp_path: Path
                 until(lambda: status_of(worker, "a").state == "retrying", "the loss")
                 before = len(records.all)
                 camera.restart()
-                until(lambda b=before: len(records.all) > b + 5, "records again")
+                until(lambda b=before: bool(len(records.all) > b + 5), "records again")  # type: ignore[misc]
             assert status_of(worker, "a").reconnects == 3
             assert status_of(worker, "a").error is None
             camera.switch("/a", Mount("clock", codec="h265", width=320, height=192))

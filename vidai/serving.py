@@ -74,12 +74,11 @@ def serve(
     signals: SimpleQueue[int] = SimpleQueue()
     with closing(logs.configure(text=text, level=level)):
         logs.log_events(worker.events)
-        worker.start()  # until it has, signals do what they usually do
-        before = {
-            number: signal.signal(number, lambda number, _: signals.put(number))
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
+        before: dict[int, Any] = {}
         try:
+            worker.start()  # until it has, a signal ends it as it does any command
+            for awaited in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                before[awaited] = signal.signal(awaited, lambda number, _: signals.put(number))
             while _next(signals) == signal.SIGHUP:
                 worker.reload_soon()
         finally:

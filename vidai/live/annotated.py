@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import av
@@ -90,7 +91,7 @@ class Annotated:
         video = encoder.add_to(home)
         if video.codec_context is not None:
             home.start_encoding()  # this also fills in what outputs take from the stream
-        media = Media(info, video, camera.audio)
+        media = Media(replace(info, codec=self._settings.codec), video, camera.audio)
         for outlet in self._outlets:
             outlet.begin(media)
         self._encoder, self._home, self._info, self._camera = encoder, home, info, camera

@@ -19,7 +19,9 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from typing_extensions import Self
 
 from vidai.errors import ConfigError
 from vidai.live import outputs
@@ -124,6 +126,21 @@ class StreamConfig(Options):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two rules are named {', '.join(sorted(twice))}")
         return rules
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """Rules and outputs."""
+        known = {rule.name for rule in self.rules}
+        for output in self.outputs:
+            wanted = set(getattr(output.options, "rules", None) or ())
+            if output.kind == "clips" and (not known or not wanted <= known):
+                raise ValueError(
+                    f"clips are made of what rules find, and there is no rule "
+                    f"{', '.join(sorted(wanted - known)) or 'yet'}: write it under rules"
+                )
+        if sum(output.kind == "hls" for output in self.outputs) > 1:
+            raise ValueError("one output hls is enough: pages can show no other")
+        return self
 
     def told(self) -> dict[str, Any]:
         """The settings as in YAML, without secrets: for pages."""

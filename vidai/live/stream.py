@@ -43,6 +43,7 @@ from vidai.live.rates import Latencies, Rate
 from vidai.live.rules import RuleState
 from vidai.live.status import StreamStatus
 from vidai.live.tracing import Tracer
+from vidai.report import Ledger
 from vidai.sources.address import Address
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource
@@ -171,7 +172,7 @@ class Stream:
         ledger = status.ledger
         self._emit(
             "ledger",
-            f"{self.name} ended: {ledger.received} frames came, {ledger.processed} went through",
+            f"{self.name} ended: {_account(ledger)}",
             received=ledger.received,
             processed=ledger.processed,
             dropped=dict(ledger.dropped),
@@ -540,6 +541,13 @@ class Stream:
             for outlet in self.outlets:
                 outlet.event(event)
         return event
+
+
+def _account(ledger: Ledger) -> str:
+    told = [f"{ledger.received} frames came", f"{ledger.processed} went through"]
+    told += [f"{count} dropped ({why})" for why, count in ledger.dropped.items()]
+    told += [f"{count} failed ({why})" for why, count in ledger.failed.items()]
+    return ", ".join(told)
 
 
 def _sample(packet: av.Packet[Any], kind: Literal["video", "audio"]) -> Sample:

@@ -730,9 +730,11 @@ def _read_changes(state: Path) -> dict[str, dict[str, Any] | None]:
 def _kept_token(path: Path) -> str:
     """The token of an earlier start, or a new one. Raises ConfigError."""
     try:
-        if not path.exists():
-            _write_private(path, secrets.token_urlsafe(24) + "\n")
-        return path.read_text(encoding="utf-8").strip()
+        kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        if not kept:  # a full disk may have left it empty, with which nobody could sign in
+            kept = secrets.token_urlsafe(24)
+            _write_private(path, kept + "\n")
+        return kept
     except OSError as error:
         raise ConfigError(f"the token cannot be kept in {path}: {reason(error)}") from error
 

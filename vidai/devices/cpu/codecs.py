@@ -289,7 +289,7 @@ class CpuEncoder:
         padding = self._codec.even_only
         self._width = info.width + (info.width % 2 if padding else 0)
         self._height = info.height + (info.height % 2 if padding else 0)
-        if info.bit_depth > 8:
+        if info.bit_depth > 8 and not settings.live:  # few players show 10 bit of what is live
             self._format = "yuv420p10le"
         else:
             full = info.pixel_format.startswith("yuvj")
