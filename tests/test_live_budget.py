@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 from collections.abc import Sequence
@@ -183,7 +184,7 @@ def test_a_capacity_converges_to_what_is_measured(before: float, after: float) -
 def test_frames_that_wait_too_long_lower_what_is_believed_until_they_do_not() -> None:
     capacity = known(100.0)
     for _ in range(5):
-        capacity.measure(100, 0.85, LATE + 0.01)
+        capacity.measure(100, 0.85, LATE + 0.05)
     assert capacity.fps == pytest.approx(100 * 0.8**5, rel=0.01)
     for _ in range(500):
         capacity.measure(100, 0.85, 5.0)
@@ -319,6 +320,51 @@ def test_nothing_is_kept_of_streams_that_are_gone() -> None:
     for number in range(500):
         settle(budget, clock, [Wish(f"camera-{number}", 10.0)], Capacity(5.0), 1)
     assert len(budget._steps) == 1
+
+
+# All of it, before a device.
+
+
+@pytest.mark.parametrize(
+    ("service", "workers", "streams"),
+    [(0.5, 2, 4), (0.25, 2, 8), (0.1, 2, 8), (0.03, 2, 8), (0.005, 1, 16)],
+)
+def test_a_device_is_used_and_rates_come_to_rest(
+    service: float, workers: int, streams: int
+) -> None:
+    """service: s that a frame takes one of its workers, more or less. All cameras have 25 frames
+    a second, of which as many are asked for as are granted; who waits asks for no other."""
+    seconds, settled, rng = 200, 80, random.Random(1)
+    clock, capacity = Clock(), Capacity()
+    budget, begin = Budget(clock), clock.now
+    wishes = [Wish(f"camera-{n}", 25.0, least=0.5) for n in range(streams)]
+    rates = [25.0] * streams
+    free = [begin] * workers  # when each worker is
+    asked = [(begin + rng.random() / 25, n) for n in range(streams)]
+    heapq.heapify(asked)
+    busy, waits, changes, done = 0.0, [0.0], 0, 0
+    while clock.now < begin + seconds:
+        ask, stream = heapq.heappop(asked)
+        worker = min(range(workers), key=lambda n: free[n])
+        start = max(ask, free[worker])
+        while start >= clock.now + 1:
+            clock.now += 1
+            late = sorted(waits)[int(0.95 * (len(waits) - 1))]
+            capacity.measure(len(waits) - 1, busy / workers, late)
+            busy, waits = 0.0, [0.0]
+            told = budget.settle(wishes, capacity)
+            changes += len(told) if clock.now > begin + settled else 0
+            rates = [budget.granted(wish) for wish in wishes]
+        took = service * rng.uniform(0.9, 1.1)
+        free[worker] = start + took
+        busy += took
+        waits.append(start - ask)
+        done += start > begin + settled
+        due = ask + rng.uniform(0.9, 1.1) / rates[stream]
+        heapq.heappush(asked, (max(due, start + took), stream))
+    part = done / (seconds - settled) / (workers / service)
+    assert 0.65 < part < 0.95
+    assert changes <= streams
 
 
 # The figures that it decides by.

@@ -12,7 +12,9 @@ from typing import NamedTuple
 STEPS = (1, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 8, 1 / 12, 1 / 16, 1 / 32, 1 / 64)
 SAME = 1e-9  # part by which sums of rates may be off
 HEADROOM = 0.85  # of what the device could do: the rest is for arrivals that meet
-LATE = 0.15  # s that a frame may wait for its batch, for 95 of 100, before that is overload
+# s that a frame may wait for its batch, for 95 of 100, before that is overload; and as many times
+# that of one frame, which is what a slow model takes when nothing is wrong.
+LATE, TURNS = 0.15, 4
 SURE = 0.9  # of the capacity that is left to be used by rates that rise, lest they fall again
 SMOOTH = 0.3  # weight of the newest measurement
 RISE_AFTER = 5.0  # s without overload before a rate rises by a step
@@ -97,11 +99,13 @@ class Capacity:
     def measure(self, analysed: int, busy: float, waited: float) -> None:
         """What an interval showed. analysed: frames. busy: s that the device's workers needed
         for them, all at work. waited: s until a frame's batch began, at the 95th percentile."""
+        allowed = LATE
         if analysed and busy > 0:
             rate = analysed / busy
+            allowed += TURNS / rate
             old = rate if self._measured is None else self._measured
             self._measured = old + SMOOTH * (rate - old)
-        if waited > LATE:
+        if waited > allowed:
             self._caution = max(0.1, self._caution * 0.8)
         else:
             self._caution = min(1.0, self._caution * 1.05)

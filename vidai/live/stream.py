@@ -154,6 +154,8 @@ class Stream:
         `timeout` s; else the rest ends later, or with the program."""
         until = time.monotonic() + timeout
         self.ask_to_stop()
+        if not self._threads:  # never started
+            self.start()
         reader, follower = self._threads
         # One that is just connecting has nothing to lose, and ends when it is done with that.
         reader.join(min(READER_ENDS, timeout))

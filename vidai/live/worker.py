@@ -17,6 +17,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -654,19 +655,25 @@ class Callback(Output):
 
     def __init__(self, call: Callable[[Record], None]) -> None:
         self._call = call
-        self._status = OutputStatus("callback")
+        self._accepted = self._delivered = 0
+        self._lost: Counter[str] = Counter()
 
     def record(self, record: Record) -> None:
-        self._status.accepted += 1
+        self._accepted += 1
         try:
             self._call(record)
         except BaseException as error:
-            self._status.lost[type(error).__name__] += 1
+            self._lost[type(error).__name__] += 1
             raise
-        self._status.delivered += 1
+        self._delivered += 1
 
     def status(self) -> OutputStatus:
-        return self._status
+        lost = Counter(self._lost)
+        accepted, delivered = self._accepted, self._delivered
+        waiting = max(0, accepted - delivered - lost.total())  # one, while it runs
+        return OutputStatus(
+            "callback", accepted=accepted, delivered=delivered, waiting=waiting, lost=lost
+        )
 
 
 def _plain(config: StreamConfig) -> dict[str, Any]:

@@ -164,6 +164,8 @@ def _parts(text: str) -> tuple[str, set[str]]:
     hidden: set[str] = set()
     scheme, rest = match.groups()
     login, at, rest = rest.rpartition("@")
+    if ":" not in login and any(mark in login for mark in "/?#"):  # an @ of the path or query
+        login, at, rest = "", "", login + at + rest
     user, colon, password = login.partition(":")
     if password and password != HIDDEN:
         hidden.add(password)
