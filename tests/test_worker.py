@@ -204,7 +204,7 @@ def test_a_new_size_within_a_connection_begins_new_files(
     require_gstreamer()
     records = Records()
     with Camera({"/a": Mount("clock", width=256, height=160)}) as camera:
-        outputs = [{"record": {"segment": 60}}, {"hls": {"always": True}}]
+        outputs = [{"record": {"segment": 3600}}, {"hls": {"always": True}}]
         config["streams"] = {"a": {"url": camera.url("/a"), "outputs": outputs}}
         with Worker(config, on_record=records) as worker:
             until(lambda: len(records.all) > 10, "records")
@@ -532,7 +532,7 @@ def test_a_new_size_cuts_recordings_at_its_keyframe(
 ) -> None:
     """Also where the first picture of that size comes some packets after its keyframe."""
     clip = resized_clip(tmp_path / "r.ts", bframes)
-    outputs = ["record", {"hls": {"of": "camera", "always": True}}]
+    outputs = [{"record": {"segment": 3600}}, {"hls": {"of": "camera", "always": True}}]
     files["streams"] = {"a": {"url": str(clip), "outputs": outputs}}
     with Worker(files) as worker:
         until(lambda: status_of(worker, "a").state == "ended", "the end of the file")
@@ -548,7 +548,7 @@ def test_a_new_size_cuts_recordings_at_its_keyframe(
 def test_files_are_closed_while_the_camera_is_away(config: dict[str, Any], tmp_path: Path) -> None:
     require_gstreamer()
     with Camera({"/a": Mount("clock", width=256, height=160)}) as camera:
-        outputs = [{"record": {"of": "annotated", "segment": 600}}]
+        outputs = [{"record": {"of": "annotated", "segment": 3600}}]
         config["streams"] = {"a": {"url": camera.url("/a"), "outputs": outputs}}
         with Worker(config) as worker:
             until(lambda: status_of(worker, "a").ledger.processed > 15, "pictures")

@@ -669,8 +669,9 @@ class Callback(Output):
 
     def status(self) -> OutputStatus:
         lost = Counter(self._lost)
-        accepted, delivered = self._accepted, self._delivered
-        waiting = max(0, accepted - delivered - lost.total())  # one, while it runs
+        delivered = self._delivered
+        accepted = self._accepted  # read last: never less than what has become of them
+        waiting = accepted - delivered - lost.total()
         return OutputStatus(
             "callback", accepted=accepted, delivered=delivered, waiting=waiting, lost=lost
         )
