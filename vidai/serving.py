@@ -65,7 +65,8 @@ def serve(
     host, port: instead of the file's. text, level: as in vidai.live.logs. Raises VidaiError for
     what cannot start.
     """
-    live("memory").give_back_large()
+    memory = live("memory")
+    memory.give_back_large()
     logs = live("logs")
     worker: Worker = live("worker").Worker(
         config, host=host, port=port, download=download, build=build
@@ -79,7 +80,8 @@ def serve(
             worker.start()  # until it has, a signal ends it as it does any command
             for awaited in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 before[awaited] = signal.signal(awaited, lambda number, _: signals.put(number))
-            while _next(signals) == signal.SIGHUP:
+            memory.keep_for_good()
+            while _next(signals, memory.collect) == signal.SIGHUP:
                 worker.reload_soon()
         finally:
             done = worker.stop()
@@ -88,8 +90,9 @@ def serve(
     return done
 
 
-def _next(signals: SimpleQueue[int]) -> int:
+def _next(signals: SimpleQueue[int], meanwhile: Callable[[], None]) -> int:
+    """The next signal; every half second, another thread may be the one that it interrupts."""
     while True:
-        # Another thread may be the one that a signal interrupts.
         with suppress(Empty):
             return signals.get(timeout=0.5)
+        meanwhile()

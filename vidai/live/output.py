@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -115,7 +116,9 @@ class Media:
         # own, while the container that the streams are from is in use or gone.
         self._home = av.open(io.BytesIO(), "w", format="nut")  # holds every codec
         self._video = self._home.add_stream_from_template(video, opaque=True)
-        self._audio = audio and self._home.add_stream_from_template(audio, opaque=True)
+        self._audio: AudioStream | None = None
+        with suppress(ValueError):  # sound that no container holds, as G.726
+            self._audio = audio and self._home.add_stream_from_template(audio, opaque=True)
 
     @property
     def has_audio(self) -> bool:

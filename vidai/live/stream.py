@@ -209,6 +209,7 @@ class Stream:
             waiting=len(self._inbox),
             ledger=replace(ledger, dropped=Counter(ledger.dropped), failed=Counter(ledger.failed)),
             outputs=[outlet.status() for outlet in self.outlets],
+            history=status.history.copy(),
             watching=any(outlet.kind == "hls" for outlet in self.outlets),
         )
 

@@ -62,6 +62,7 @@ from vidai.tags import reason
 
 TICK = 1.0  # s between two looks at everything
 REMEMBER = 2  # ticks between two points of a history
+TRY_AGAIN = 10  # ticks between two tries of streams that were refused
 ALIVE = 10.0  # s without a look after which the worker counts as stuck
 STOPPED = 10.0  # s for all streams to end and to close their files
 STREAMS = "streams"  # in the state folder: what outputs keep
@@ -431,6 +432,16 @@ class Worker:
         if capacity is not None and (why := refusal(others, new, capacity)):
             raise ConfigError(why)
 
+    def _admit_refused(self) -> None:
+        """Start what there is room for now."""
+        with self._changing:
+            for name, refused in self._refused.copy().items():
+                with suppress(VidaiError):
+                    config = self._checked(name, refused.settings)
+                    self._admit(name, config)
+                    self._start_stream(name, config)
+                    self.events.emit("admitted", f"{name} has room now", name)
+
     def _refuse(self, name: str, settings: dict[str, Any], why: str) -> None:
         status = StreamStatus(name, shown(str(settings.get("url", ""))))
         status.state, status.since, status.error = "refused", time.time(), why
@@ -566,6 +577,8 @@ class Worker:
                     for stream in self._running():
                         stream.remember()
                     notifier.status(self._summary())
+                if ticks % TRY_AGAIN == 0 and self._refused:
+                    daemon("vidai-admit", self._admit_refused)
                 self._reload_if_changed()
             except Exception as error:  # a bug, but no reason to end months of work
                 self.events.emit("worker-failed", f"{type(error).__name__}: {error}")
