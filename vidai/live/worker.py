@@ -32,7 +32,7 @@ import yaml
 from vidai.batcher import daemon
 from vidai.detector import Detector
 from vidai.device import open_device
-from vidai.errors import ConfigError, sentence
+from vidai.errors import ConfigError, VidaiError, sentence
 from vidai.live import tracing
 from vidai.live.budget import Budget, Capacity, Wish, refusal
 from vidai.live.config import (
