@@ -136,7 +136,7 @@ class Worker:
                 self._http.close()
             self._release_state()
             raise
-        self._started = time.time()
+        self._looked, self._started = time.monotonic(), time.time()
         self._looker = daemon("vidai-worker", self._look_after_all)
         settings = self.config.http
         kept = "" if settings is None or settings.token else f", its token in {self._state / TOKEN}"
@@ -281,7 +281,7 @@ class Worker:
             precision=detector.precision.name if detector and detector.precision else None,
             started=self._started,
             ready=bool(self._started) and not self._stopping.is_set(),
-            healthy=bool(self._started) and time.monotonic() - self._looked < ALIVE,
+            healthy=not self._started or time.monotonic() - self._looked < ALIVE,
             capacity_fps=self._capacity.fps,
             batch_fill=self._batches.fill,
             streams=sorted(streams, key=lambda stream: stream.name),
