@@ -25,9 +25,10 @@ from tests.media import make_clip
 from tests.tiny_model import write_tiny_model
 from vidai.errors import ConfigError
 from vidai.live.config import worker_config
+from vidai.live.outlets import folder_names
 from vidai.live.output import Record
 from vidai.live.status import StreamStatus
-from vidai.live.worker import Worker, folder_names
+from vidai.live.worker import Worker
 from vidai.report import Ledger
 from vidai.sources.live import LiveSource
 

@@ -102,7 +102,7 @@ class StreamConfig(Options):
         "newest", description="newest: late frames are dropped; every: the camera is held back"
     )
     max_delay: float = Field(2.0, gt=0, le=30, description="s that frames may wait, with every")
-    max_fps: float = Field(120.0, gt=0, description="frames a second beyond which it is a flood")
+    max_fps: float = Field(60.0, gt=0, description="frames a second beyond which it is a flood")
     analyze_fps: float | None = Field(
         None, gt=0, le=1000, description="analyses a second; none: every frame"
     )

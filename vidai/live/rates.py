@@ -64,3 +64,26 @@ class Latencies:
     def clear(self) -> None:
         with self._lock:
             self._last.clear()
+
+
+class Batches:
+    """What the batches of the last seconds were like. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.fill = 0.0
+        self._frames = 0
+        self._busy = 0.0
+        self._lock = threading.Lock()
+
+    def count(self, size: int, seconds: float, max_batch: int) -> None:
+        with self._lock:
+            self._frames += size
+            self._busy += seconds
+            self.fill += 0.05 * (size / max_batch - self.fill)
+
+    def take(self) -> tuple[int, float]:
+        """Frames, and s that their batches took in sum, since this was last asked."""
+        with self._lock:
+            taken = self._frames, self._busy
+            self._frames, self._busy = 0, 0.0
+            return taken

@@ -12,22 +12,14 @@ the others nothing.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from hashlib import sha256
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, cast
-
-import yaml
+from typing import Any, NamedTuple, cast
 
 from vidai.batcher import daemon
 from vidai.detector import Detector
@@ -36,7 +28,6 @@ from vidai.errors import ConfigError, VidaiError, sentence
 from vidai.live import tracing
 from vidai.live.budget import Budget, Capacity, Wish, refusal
 from vidai.live.config import (
-    OutputConfig,
     StreamConfig,
     WorkerConfig,
     check_name,
@@ -44,30 +35,27 @@ from vidai.live.config import (
     stream_config,
     worker_config,
 )
-from vidai.live.events import Event, Events
+from vidai.live.events import Events
 from vidai.live.gatherer import Gatherer
 from vidai.live.http import HttpServer, LiveVideo
 from vidai.live.logs import hide
 from vidai.live.metrics import Metrics
 from vidai.live.notify import Notifier
-from vidai.live.outlet import Outlet
-from vidai.live.output import Output, OutputStatus, Place, Record
+from vidai.live.outlets import open_outlets
+from vidai.live.output import Record
+from vidai.live.rates import Batches
 from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
-from vidai.live.spool import SpoolOptions
+from vidai.live.state import State
 from vidai.live.status import StreamStatus, WorkerStatus
 from vidai.live.stream import Shared, Stream, check_steps
 from vidai.sources.address import shown
-from vidai.tags import reason
 
 TICK = 1.0  # s between two looks at everything
 REMEMBER = 2  # ticks between two points of a history
 TRY_AGAIN = 10  # ticks between two tries of streams that were refused
 ALIVE = 10.0  # s without a look after which the worker counts as stuck
 STOPPED = 10.0  # s for all streams to end and to close their files
-STREAMS = "streams"  # in the state folder: what outputs keep
-TOKEN = "token"  # in the state folder
-CHANGES = "changes.yaml"  # in the state folder: what was changed over HTTP
 
 
 class Worker:
@@ -96,7 +84,7 @@ class Worker:
         self._path = Path(config) if isinstance(config, (str, Path)) else None
         self.config = worker_config(config) if isinstance(config, Mapping) else read_config(config)
         _hide_secrets(self.config.model_dump(mode="json"))
-        self._state = self.config.state  # also when the file names another one later
+        self._state = State(self.config.state)  # also when the file names another one later
         self._read_at = _modified(self._path)
         self._host, self._port = host, port
         self.events = Events()
@@ -104,7 +92,6 @@ class Worker:
         self._download, self._build = download, build
         self._streams: dict[str, Stream] = {}
         self._refused: dict[str, Refused] = {}
-        self._changes: dict[str, dict[str, Any] | None] = {}
         self._changing = threading.RLock()
         self._settling = threading.Lock()
         self._capacity = Capacity(self.config.analysis.budget_fps)
@@ -113,7 +100,6 @@ class Worker:
         self._detector: Detector | None = None
         self._shared: Shared | None = None
         self._http: HttpServer | None = None
-        self._lock_file: IO[str] | None = None
         self._started = self._looked = 0.0
         self._notifier = Notifier()
         self._stopping = threading.Event()
@@ -125,21 +111,22 @@ class Worker:
     # Life.
 
     def start(self) -> None:
-        """Load the model, open the pages, start all streams. Comes once."""
-        state = self._take_state()
+        """Open the pages, load the model, start all streams. Comes once."""
+        self._state.take()
         try:
-            self._changes = _read_changes(state)
-            self._open_pages(state)
+            self._open_pages()
             self._load()
         except BaseException:
             if self._http is not None:
                 self._http.close()
-            self._release_state()
+            self._state.release()
             raise
         self._looked, self._started = time.monotonic(), time.time()
         self._looker = daemon("vidai-worker", self._look_after_all)
         settings = self.config.http
-        kept = "" if settings is None or settings.token else f", its token in {self._state / TOKEN}"
+        kept = (
+            "" if settings is None or settings.token else f", its token in {self._state.token_file}"
+        )
         pages = f", pages at {self.url}{kept}" if self.url else ""
         with self._changing:  # its pages take changes already
             wanted = self._wanted()
@@ -170,7 +157,7 @@ class Worker:
             self._shared.gatherer.close()
         if self._shared.tracer is not None:
             self._shared.tracer.close()
-        self._release_state()
+        self._state.release()
         self._stopped.set()
         return done
 
@@ -310,28 +297,6 @@ class Worker:
 
     # Inside.
 
-    def _take_state(self) -> Path:
-        state = self._state
-        try:
-            state.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (state / "lock").open("w")
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._release_state()
-            raise ConfigError(
-                f"another worker uses the folder {state}: give this one another `state`"
-            ) from error
-        except OSError as error:
-            raise ConfigError(
-                f"the state folder {state} cannot be used: {reason(error)}"
-            ) from error
-        return state
-
-    def _release_state(self) -> None:
-        if self._lock_file is not None:
-            self._lock_file.close()
-            self._lock_file = None
-
     def _load(self) -> None:
         config = self.config
         device = open_device(config.device)
@@ -365,11 +330,11 @@ class Worker:
         assert self._detector is not None
         return f"{self._detector.model.name} on {self._detector.device.name}"
 
-    def _open_pages(self, state: Path) -> None:
+    def _open_pages(self) -> None:
         settings = self.config.http
         if settings is None:
             return
-        self.token = settings.token or _kept_token(state / TOKEN)
+        self.token = settings.token or self._state.token()
         hide(self.token)
         host = settings.host if self._host is None else self._host
         port = settings.port if self._port is None else self._port
@@ -383,7 +348,7 @@ class Worker:
     def _wanted(self) -> dict[str, StreamConfig]:
         """The streams of the file and those that were changed since."""
         wanted = dict(self.config.streams)
-        for name, settings in self._changes.items():
+        for name, settings in self._state.changes.items():
             wanted.pop(name, None)
             if settings is not None:
                 try:
@@ -397,7 +362,7 @@ class Worker:
     def _apply(self, wanted: Mapping[str, StreamConfig]) -> None:
         """Start, change and stop streams so that these run."""
         with self._changing:
-            self._refused = {n: s for n, s in self._refused.items() if n in self._changes}
+            self._refused = {n: s for n, s in self._refused.items() if n in self._state.changes}
             for name in [name for name in self._streams if name not in wanted]:
                 self._stop_stream(name)
                 self.events.emit("removed", f"{name} was removed", name)
@@ -493,7 +458,14 @@ class Worker:
     def _start_stream(self, name: str, config: StreamConfig) -> None:
         self._check_for_model(config)
         assert self._shared is not None
-        stream = Stream(name, config, self._shared, lambda emit: self._outlets(name, config, emit))
+        stream = Stream(
+            name,
+            config,
+            self._shared,
+            lambda emit: open_outlets(
+                config.outputs, name, self._state.streams / name, emit, self._on_record
+            ),
+        )
         self._refused.pop(name, None)
         self._streams[name] = stream
         wish = self._wish(stream)
@@ -518,45 +490,21 @@ class Worker:
             thread.join(max(0.0, until + 0.5 - time.monotonic()))
         return len(done) == len(streams) and all(done)
 
-    def _outlets(self, name: str, config: StreamConfig, emit: Callable[..., Event]) -> list[Outlet]:
-        outlets: list[Outlet] = []
-        try:
-            for entry, own in zip(config.outputs, folder_names(config.outputs), strict=True):
-                folder = made(self._state / STREAMS / name / own)
-                module = import_module(f"vidai.live.outputs.{entry.kind}")
-                output: Output = module.open(entry.options, Place(name, folder, emit))
-                outlets.append(Outlet(entry.kind, output, emit))
-        except BaseException:
-            for outlet in outlets:
-                outlet.close(STOPPED)
-            raise
-        if self._on_record is not None:
-            outlets.append(Outlet("callback", Callback(self._on_record), emit))
-        return outlets
-
     @contextmanager
     def _remembered(self, name: str, settings: dict[str, Any] | None) -> Iterator[None]:
         """Keep a change, if what is done meanwhile succeeds. Raises ConfigError where it cannot
         be kept."""
-        before = self._changes
+        before = self._state.changes
         changes = {**before, name: settings}
         if settings is None and name not in self.config.streams:
             del changes[name]
-        self._keep(changes)
+        self._state.keep(changes)
         try:
             yield
         except BaseException:
             with suppress(ConfigError):
-                self._keep(before)
+                self._state.keep(before)
             raise
-
-    def _keep(self, changes: dict[str, dict[str, Any] | None]) -> None:
-        path = self._state / CHANGES
-        try:
-            _write_private(path, yaml.safe_dump(changes))
-        except OSError as error:
-            raise ConfigError(f"the change cannot be kept in {path}: {reason(error)}") from error
-        self._changes = changes
 
     # Once a second.
 
@@ -640,84 +588,12 @@ class Refused(NamedTuple):
     settings: dict[str, Any]
 
 
-class Batches:
-    """What the batches of the last seconds were like. Safe from any thread."""
-
-    def __init__(self) -> None:
-        self.fill = 0.0
-        self._frames = 0
-        self._busy = 0.0
-        self._lock = threading.Lock()
-
-    def count(self, size: int, seconds: float, max_batch: int) -> None:
-        with self._lock:
-            self._frames += size
-            self._busy += seconds
-            self.fill += 0.05 * (size / max_batch - self.fill)
-
-    def take(self) -> tuple[int, float]:
-        """Frames, and s that their batches took in sum, since this was last asked."""
-        with self._lock:
-            taken = self._frames, self._busy
-            self._frames, self._busy = 0, 0.0
-            return taken
-
-
-class Callback(Output):
-    """An output that is a function of the program."""
-
-    def __init__(self, call: Callable[[Record], None]) -> None:
-        self._call = call
-        self._accepted = self._delivered = 0
-        self._lost: Counter[str] = Counter()
-
-    def record(self, record: Record) -> None:
-        self._accepted += 1
-        try:
-            self._call(record)
-        except BaseException as error:
-            self._lost[type(error).__name__] += 1
-            raise
-        self._delivered += 1
-
-    def status(self) -> OutputStatus:
-        lost = Counter(self._lost)
-        delivered = self._delivered
-        accepted = self._accepted  # read last: never less than what has become of them
-        waiting = accepted - delivered - lost.total()
-        return OutputStatus(
-            "callback", accepted=accepted, delivered=delivered, waiting=waiting, lost=lost
-        )
-
-
 def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
 def counted(streams: int) -> str:
     return f"{streams} stream{'' if streams == 1 else 's'}"
-
-
-def folder_names(outputs: Sequence[OutputConfig]) -> list[str]:
-    """Of the folders of a stream's outputs: by what they are and where they go, so that what waits
-    for a broker is not sent to another one when outputs are added or removed."""
-    names: list[str] = []
-    for entry in outputs:
-        name = entry.kind
-        if isinstance(entry.options, SpoolOptions):
-            name += f"-{sha256(entry.options.destination().encode()).hexdigest()[:8]}"
-        again = sum(other == name or other.startswith(f"{name}.") for other in names)
-        names.append(f"{name}.{again + 1}" if again else name)
-    return names
-
-
-def made(folder: Path) -> Path:
-    """The folder, which exists now. Raises ConfigError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {reason(error)}") from error
-    return folder
 
 
 def _hide_secrets(settings: dict[str, Any]) -> None:
@@ -730,44 +606,3 @@ def _modified(path: Path | None) -> int | None:
         return None if path is None else path.stat().st_mtime_ns
     except OSError:  # between two versions of it
         return None
-
-
-def _read_changes(state: Path) -> dict[str, dict[str, Any] | None]:
-    """Raises ConfigError."""
-    path = state / CHANGES
-    try:
-        changes = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; mend it or take it away") from error
-    if not isinstance(changes, dict) or not all(
-        settings is None or isinstance(settings, dict) for settings in changes.values()
-    ):
-        raise ConfigError(f"{path} is damaged: mend it or take it away")
-    return changes
-
-
-def _kept_token(path: Path) -> str:
-    """The token of an earlier start, or a new one. Raises ConfigError."""
-    try:
-        kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-        if not kept:  # a full disk may have left it empty, with which nobody could sign in
-            kept = secrets.token_urlsafe(24)
-            _write_private(path, kept + "\n")
-        return kept
-    except OSError as error:
-        raise ConfigError(f"the token cannot be kept in {path}: {reason(error)}") from error
-
-
-def _write_private(path: Path, text: str) -> None:
-    """For this user alone, as there are passwords in it; all of it or nothing, also when the power
-    fails. OSError."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    part.touch(mode=0o600)
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
