@@ -1,7 +1,7 @@
 """What live streams cost, how late they are, and whether a bad one harms the others.
 
     python benchmarks/live.py [--streams 8] [--seconds 20] [--rounds 2] [--json FILE]
-                              [--only latency isolation reconnect] [--model NAME|FILE]
+                              [--only latency isolation reconnect] [--beside floods …] [--model FILE]
 
 Cameras are GStreamer's RTSP server on loopback, in a process of its own: 640×360, H.264 by x264,
 10 frames a second. They need CPU time of the same machine, which is told apart.
@@ -57,6 +57,7 @@ FPS = 10
 BUDGET = 10  # analyses a second, of all streams
 GOOD = 4  # streams beside a bad one
 KILLS = 10
+BAD = ("hangs", "refuses", "floods", "garbage", "damaged")
 PATIENCE = 60.0  # s for a stream to come or to come back
 KEPT = 50  # frames of a stream whose record is not out yet
 
@@ -238,8 +239,8 @@ def isolation(options: argparse.Namespace) -> dict[str, Any]:
             "garbage": talking_garbage,
             "damaged": lambda worker: damaged(worker, other),
         }
-        for kind, make in kinds.items():
-            pairs = []
+        for kind in options.beside:
+            make, pairs = kinds[kind], []
             for _ in range(options.rounds):
                 alone = worker.window(names, options.seconds)
                 with make(worker):
@@ -376,6 +377,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="pairs of windows")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS])
+    parser.add_argument("--beside", nargs="+", choices=BAD, default=[*BAD])
     parser.add_argument("--model", default=model(), help="name or ONNX file")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()

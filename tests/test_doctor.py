@@ -510,7 +510,7 @@ class Liar(CpuDevice):
             if isinstance(array, np.ndarray) and array.ndim == 4:
                 array[..., -1] += 2
 
-    def decoder(self, stream: Any, info: StreamInfo) -> CpuDecoder:
+    def decoder(self, stream: Any, info: StreamInfo, **_: Any) -> CpuDecoder:
         class Decoder(CpuDecoder):
             def decode(self, packet: Any) -> list[Frame]:
                 return super().decode(packet)[:-1]
@@ -559,7 +559,7 @@ def test_a_stage_that_gives_less_than_it_should_fails(
 
 def test_what_a_stage_does_in_another_way_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noted(CpuDevice):
-        def decoder(self, stream: Any, info: StreamInfo) -> CpuDecoder:
+        def decoder(self, stream: Any, info: StreamInfo, **_: Any) -> CpuDecoder:
             decoder = super().decoder(stream, info)
             decoder.notes.append("decoded elsewhere")
             return decoder

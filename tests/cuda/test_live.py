@@ -75,4 +75,3 @@ def test_streams_share_the_gpu_and_find_what_the_cpu_finds(
     for path in recorded:
         with av.open(str(path)) as file:
             assert sum(1 for _ in file.decode(video=0)) == FRAMES
-
