@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard kernels/*)
 
-.PHONY: demo test test-torch check bench samples clean
+.PHONY: demo test test-torch check bench bench-live samples clean
 
 demo: $(VENV)/.base  ## anonymise and annotate a sample with a real model
 	mkdir -p out
@@ -27,6 +27,10 @@ bench: $(VENV)/.bench  ## every figure of the README, on this machine
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/host_overhead.py
+
+bench-live: $(VENV)/.bench  ## the same of live streams: half an hour
+	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/soak.py --minutes 20 --streams 8 --chaos
 
 samples: $(VENV)/.base  ## make samples/*.mp4 and docs/demo.png anew
 	$(BIN)/pip install --quiet scikit-image

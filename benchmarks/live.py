@@ -1,7 +1,7 @@
 """What live streams cost, how late they are, and whether a bad one harms the others.
 
     python benchmarks/live.py [--streams 8] [--seconds 20] [--rounds 2] [--json FILE]
-                              [--only latency isolation reconnect] [--beside floods …] [--model FILE]
+                              [--only latency isolation reconnect] [--beside floods …]
 
 Cameras are GStreamer's RTSP server on loopback, in a process of its own: 640×360, H.264 by x264,
 10 frames a second. They need CPU time of the same machine, which is told apart.
