@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import av
@@ -34,7 +34,7 @@ from tests.live.senders import (
 )
 from tests.media import make_clip, moving_shapes, planes_of
 from vidai.errors import ConfigError, DecodeError, SourceLost
-from vidai.live.output import Media
+from vidai.live.output import CLOCK, Media, Sample
 from vidai.sources.address import Address, shown, without_secrets
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource, Transport
@@ -44,6 +44,8 @@ from vidai.sources.times import Times
 PATIENCE = 30.0  # s, for what must happen
 FRAMES = 50
 RATE = 25
+
+FACE = Path(__file__).parents[1] / "samples" / "face.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -824,3 +826,37 @@ def test_a_backoff_of_years_does_not_overflow() -> None:
     backoff = Backoff()
     for _ in range(5000):
         assert backoff.after(failure(None)) <= 1.5
+
+
+def test_sound_of_mpeg_ts_fits_files_that_are_written_as_they_grow(tmp_path: Path) -> None:
+    """Its packets have headers of their own, which a fragmented MP4 cannot take."""
+    clip = tmp_path / "in.ts"
+    with av.open(str(FACE)) as file, av.open(str(clip), "w", format="mpegts") as ts:
+        both = (file.streams.video[0], file.streams.audio[0])
+        streams: dict[Any, Any] = {s: ts.add_stream_from_template(s) for s in both}
+        for packet in file.demux(*streams):
+            if packet.dts is not None and packet.dts * packet.time_base < 1.5:
+                packet.stream = streams[packet.stream]
+                ts.mux(packet)
+    with av.open(str(clip)) as file:
+        told = [frame.to_ndarray() for frame in file.decode(audio=0)]
+    grown = io.BytesIO()
+    with (
+        LiveSource(Address(str(clip)), name="a") as source,
+        av.open(grown, "w", format="mp4", options={"movflags": "empty_moov+frag_keyframe"}) as out,
+    ):
+        to = Media(source.info, source.video, source.audio).add_to(out)
+        out.start_encoding()
+        for packet in source.packets():
+            assert packet.pts is not None
+            assert packet.dts is not None
+            kind: Literal["video", "audio"] = "video" if packet.stream is source.video else "audio"
+            base = packet.time_base / CLOCK
+            packet.pts, packet.dts = round(packet.pts * base), round(packet.dts * base)
+            packet.time_base = CLOCK
+            out.mux(Sample(packet, kind, packet.pts, packet.dts).copy(to[kind], 0))
+    grown.seek(0)
+    with av.open(grown, "r") as file:
+        kept = [frame.to_ndarray() for frame in file.decode(audio=0)]
+    assert len(told) > 50
+    assert np.array_equal(np.hstack(kept), np.hstack(told))

@@ -35,6 +35,13 @@ class Tally:
             with self._lock:
                 self._lost[reason] += count
 
+    def lose_the_rest(self, reason: str) -> None:
+        """All that was accepted and not delivered: nothing more becomes of it."""
+        with self._lock:
+            rest = self._accepted - self._delivered - self._lost.total()
+            if rest:
+                self._lost[reason] += rest
+
     def status(self) -> OutputStatus:
         with self._lock:
             return OutputStatus(

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from vidai.errors import ConfigError, DecodeError, SourceLost, StreamError
 from vidai.sources.address import Address, Kind, without_secrets
+from vidai.sources.adts import Adts
 from vidai.sources.description import describe
 from vidai.sources.file import FileSource
 from vidai.sources.interrupt import Waiting
@@ -107,7 +108,10 @@ class LiveSource:
                     self._open(_options(address.kind, transport, long), connect_timeout)
                 except DecodeError as error:
                     raise SourceLost(str(error)) from error
-        self.audio = _choose_audio(self.container)
+        self._sound = self.audio = _choose_audio(self.container)
+        self._adts = Adts(self._sound) if self._sound and Adts.has(self._sound) else None
+        if self._adts is not None:
+            self.audio = self._adts.template
 
     def __enter__(self) -> LiveSource:
         return self
@@ -141,7 +145,11 @@ class LiveSource:
                 return
             self._user = threading.get_ident()
         try:
-            yield from self._play() if self._file is not None else self._receive()
+            for packet in self._play() if self._file is not None else self._receive():
+                if self._adts is None or packet.stream is self.video:
+                    yield packet
+                else:
+                    yield from self._adts.strip(packet)
         finally:
             with self._lock:
                 self._user = None
@@ -173,13 +181,13 @@ class LiveSource:
     def _play(self) -> Iterator[av.Packet[Any]]:
         assert self._file is not None
         try:
-            yield from play(self._file, self.audio, loop=self._loop, closed=self._closed)
+            yield from play(self._file, self._sound, loop=self._loop, closed=self._closed)
         except (ConfigError, StreamError) as error:  # it was there when it was opened
             raise SourceLost(str(error)) from error
 
     @property
     def _streams(self) -> list[Stream]:
-        return [self.video] if self.audio is None else [self.video, self.audio]
+        return [self.video] if self._sound is None else [self.video, self._sound]
 
     def _receive(self) -> Iterator[av.Packet[Any]]:
         times = {s: Times(str(self.address), s) for s in self._streams}

@@ -318,14 +318,14 @@ class Hls(Output):
             self._collect()
         except MUX_ERRORS:
             pass
-        self._tally.lose("broken packets", self._waiting)
+        self._tally.lose_the_rest("broken packets")
         self._waiting = self._waiting_bytes = 0
 
     def _abort(self, why: str) -> None:
         muxer, self._muxer = self._muxer, None
         if muxer is not None:
             muxer.close()
-        self._tally.lose(why, self._waiting)
+        self._tally.lose_the_rest(why)
         self._waiting = self._waiting_bytes = 0
 
     def end(self) -> None:
