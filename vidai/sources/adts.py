@@ -35,8 +35,12 @@ class Adts:
 
     def strip(self, packet: av.Packet[Any]) -> list[av.Packet[Any]]:
         """None where it is damaged."""
+        stream, base = packet.stream, packet.time_base
         try:
-            return list(self._filter.filter(packet))
+            stripped = list(self._filter.filter(packet))
         except (av.FFmpegError, ValueError):
             self._filter.flush()
             return []
+        for made in stripped:
+            made.stream, made.time_base = stream, base
+        return stripped
