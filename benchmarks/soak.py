@@ -233,7 +233,10 @@ class Child:
             fds=use.fds,
             waiting=waiting,
             live=sum(s["state"] == "live" for s in streams),
-            recorded=max((_bytes(self._state / s["name"] / "record") for s in streams), default=0)
+            recorded=max(
+                (_bytes(self._state / "streams" / s["name"] / "record") for s in streams),
+                default=0,
+            )
             / 1e6,
             cpu=use.cpu,
         )

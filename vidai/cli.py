@@ -755,9 +755,10 @@ def completion(shell: str) -> None:
 
 def _open_closed_streams() -> None:
     """Whoever starts a service may have closed its stdin, stdout or stderr: a file that is opened
-    later would take that number, and get what libraries print."""
+    later would take that number, and get what libraries print. Python's stdout stays closed, so
+    that records which were to go there are not lost without a word."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number:
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number and number != 1:
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
