@@ -53,6 +53,7 @@ from vidai.types import Detections, Frame, StreamInfo
 
 HELD = 64  # packets that at most wait for the picture of their keyframe
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
+PAUSE = 0.01  # s after a packet too many: who sends faster than that is held back
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 USUAL_FPS = 25.0  # of a camera that is not known yet
 AWAY = 5.0  # s without a frame after which a camera's files are closed
@@ -304,6 +305,7 @@ class Stream:
             if not meter.admits(packet.is_keyframe, arrived):
                 self._status.ledger.received += 1
                 self._status.ledger.dropped["flood"] += 1
+                self._stopping.wait(PAUSE)
                 last_picture = None
                 continue
             last_picture = arrived if last_picture is None else last_picture
