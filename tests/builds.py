@@ -36,3 +36,13 @@ def gpu_form() -> CpuDevice:
         device = CpuDevice()
         device.library = ctypes.CDLL(str(library))
         return device
+
+
+def int8_saturates() -> bool:
+    """Whether this CPU adds products of 8 bits in 16, as x86 without VNNI does: ONNX Runtime's
+    INT8 then computes something else than the file says."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx2" in flags and "vnni" not in flags

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from tests.builds import int8_saturates
 from tests.squares import crowd_clip
 from tests.test_decode import frames_of
 from tests.tiny_model import DEEP, write_deep_model
@@ -357,6 +358,8 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_a_damage_is_that_of_the_network_with_one_layer_quantised(
     deep: Model, frames: list[Frame], device: Device, runner: Runner, tmp_path: Path, form: str
 ) -> None:
+    if form == "int8" and int8_saturates():
+        pytest.skip("this CPU has no VNNI: ONNX Runtime's INT8 saturates")
     items = [Item.of(frame, deep) for frame in frames]
     quantizer = quantizer_of(deep, items, form, device, runner, tmp_path)
     told: list[float] = []

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import vidai.evaluation
+from tests.builds import int8_saturates
 from tests.squares import boxes_at, crowd_clip, squares_clip
 from tests.test_decode import frames_of
 from tests.tiny_model import (
@@ -282,8 +283,16 @@ def test_each_part_of_the_frames_has_its_own_use(
     }
 
 
-def test_rounding_moves_scores(made: Made, deep: Path, frames: list[Frame], device: Device) -> None:
+def test_rounding_moves_scores(
+    made: Made,
+    deep: Path,
+    frames: list[Frame],
+    device: Device,
+    request: pytest.FixtureRequest,
+) -> None:
     """Else the proofs above would be of a file that is the same."""
+    if "int8" in request.node.name and int8_saturates():
+        pytest.skip("this CPU has no VNNI: ONNX Runtime's INT8 saturates")
     before, after = (Detector(path, device=device)(frames) for path in (deep, made.model))
     apart = [
         np.sort(one.scores)[-9:] - np.sort(other.scores)[-9:]
