@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vidai.batcher import daemon
-from vidai.errors import VidaiError
+from vidai.errors import sentence
 from vidai.live.events import Event
 from vidai.live.output import Media, Output, OutputStatus, Record, Sample
 
@@ -174,9 +174,7 @@ class Outlet:
         try:
             call(*args)
         except BaseException as error:  # one of a program's own function must not end this thread
-            self._tell(
-                str(error) if isinstance(error, VidaiError) else f"{type(error).__name__}: {error}"
-            )
+            self._tell(sentence(error))
 
     def _tell(self, error: str) -> None:
         now = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib import import_module
@@ -14,6 +13,7 @@ from vidai.live.events import Event
 from vidai.live.outlet import Outlet
 from vidai.live.output import Output, OutputStatus, Place, Record
 from vidai.live.spool import SpoolOptions
+from vidai.live.tally import Tally
 from vidai.tags import reason
 
 CLOSED = 10.0  # s that an output may take
@@ -70,23 +70,16 @@ class Callback(Output):
 
     def __init__(self, call: Callable[[Record], None]) -> None:
         self._call = call
-        self._accepted = self._delivered = 0
-        self._lost: Counter[str] = Counter()
+        self._tally = Tally("callback", "")
 
     def record(self, record: Record) -> None:
-        self._accepted += 1
+        self._tally.accept()
         try:
             self._call(record)
         except BaseException as error:
-            self._lost[type(error).__name__] += 1
+            self._tally.lose(type(error).__name__)
             raise
-        self._delivered += 1
+        self._tally.deliver()
 
     def status(self) -> OutputStatus:
-        lost = Counter(self._lost)
-        delivered = self._delivered
-        accepted = self._accepted  # read last: never less than what has become of them
-        waiting = accepted - delivered - lost.total()
-        return OutputStatus(
-            "callback", accepted=accepted, delivered=delivered, waiting=waiting, lost=lost
-        )
+        return self._tally.status()

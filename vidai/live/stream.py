@@ -126,6 +126,7 @@ class Stream:
         self._lock = Lock()  # of _source
         self._media: Media | None = None  # of the connection that is read
         self._held: list[Sample] = []  # a keyframe whose size is not known yet, and what followed
+        self._last_ticks = 0  # of CLOCK, over all connections
         self._frames = 0
         self._rate = 0.0  # frames a second, as the camera says; 0: it does not
         self._shown: tuple[Frame, Detections] | None = None
@@ -323,8 +324,6 @@ class Stream:
                 info = self._mind_change(info, frame)
                 self._take(frame, arrived, last_picture - arrived)
         self._take_rest(decoder)
-
-    _last_ticks = 0  # of CLOCK, over all connections
 
     def _take_rest(self, decoder: Decoder) -> None:
         now = time.monotonic()

@@ -48,7 +48,7 @@ from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
 from vidai.live.state import State
 from vidai.live.status import StreamStatus, WorkerStatus
-from vidai.live.stream import Shared, Stream, check_steps
+from vidai.live.stream import USUAL_FPS, Shared, Stream, check_steps
 from vidai.sources.address import shown
 
 TICK = 1.0  # s between two looks at everything
@@ -392,7 +392,7 @@ class Worker:
     def _admit(self, name: str, config: StreamConfig) -> None:
         capacity = self._capacity.fps
         others = [self._wish(s) for n, s in self._streams.items() if n != name]
-        fps = config.analyze_fps or 25.0
+        fps = config.analyze_fps or USUAL_FPS
         new = Wish(name, fps, config.priority, min(config.least_fps, fps))
         if capacity is not None and (why := refusal(others, new, capacity)):
             raise ConfigError(why)

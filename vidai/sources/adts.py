@@ -15,7 +15,8 @@ class Adts:
     """The packets of a stream of AAC without their headers.
 
     template: a stream that is like the packets then. Its header is that of FFmpeg's own encoder
-    for the same rate and channels (ISO/IEC 14496-3, 1.6.2.1).
+    for the same rate and channels (ISO/IEC 14496-3, 1.6.2.1). Raises av.FFmpegError or ValueError
+    where that knows no such sound.
     """
 
     def __init__(self, stream: AudioStream) -> None:
@@ -34,7 +35,7 @@ class Adts:
         return context is not None and context.codec.name == "aac" and not context.extradata
 
     def strip(self, packet: av.Packet[Any]) -> list[av.Packet[Any]]:
-        """None where it is damaged."""
+        """Nothing where it is damaged."""
         stream, base = packet.stream, packet.time_base
         try:
             stripped = list(self._filter.filter(packet))

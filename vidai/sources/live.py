@@ -109,9 +109,13 @@ class LiveSource:
                 except DecodeError as error:
                     raise SourceLost(str(error)) from error
         self._sound = self.audio = _choose_audio(self.container)
-        self._adts = Adts(self._sound) if self._sound and Adts.has(self._sound) else None
-        if self._adts is not None:
-            self.audio = self._adts.template
+        self._adts: Adts | None = None
+        if self._sound and Adts.has(self._sound):
+            try:
+                self._adts = Adts(self._sound)
+                self.audio = self._adts.template
+            except (native.FFmpegError, ValueError):  # the pictures are worth more than the sound
+                self._sound = self.audio = None
 
     def __enter__(self) -> LiveSource:
         return self
