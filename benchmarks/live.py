@@ -49,7 +49,7 @@ import vidai
 from tests.live.camera import Camera, Mount, missing_gstreamer, read_clock
 from tests.live.proxy import TcpProxy
 from vidai.live import worker as live_worker
-from vidai.live.gatherer import Found, Gatherer
+from vidai.live.gatherer import Gatherer, Pending
 from vidai.live.output import Record
 from vidai.types import Frame
 
@@ -183,9 +183,9 @@ def running(model: str, streams: dict[str, dict[str, Any]]) -> Iterator[Running]
     class Watching(Gatherer):
         """The one place through which every analysed frame goes."""
 
-        def detect(self, frame: Frame) -> Found:
+        def submit(self, frame: Frame) -> Pending:
             clocks.saw(frame)
-            return super().detect(frame)
+            return super().submit(frame)
 
     with tempfile.TemporaryDirectory() as state, patch.object(live_worker, "Gatherer", Watching):
         config = {

@@ -272,7 +272,7 @@ class Askers:
 
         def detect() -> None:
             try:
-                self.outcomes[key] = self._gatherer.detect(frame)
+                self.outcomes[key] = self._gatherer.submit(frame).result()
             except BaseException as error:
                 self.outcomes[key] = error
 
@@ -298,7 +298,7 @@ class Askers:
 def test_a_frame_alone_goes_when_it_has_waited_long_enough() -> None:
     detector = Fake()
     with gathering(detector, max_wait=0.05) as gatherer:
-        found = gatherer.detect(frame_of(3))
+        found = gatherer.submit(frame_of(3)).result()
     assert found.detections.boxes.tolist() == [[3.0] * 4]
     assert found.waited >= 0.05
     assert detector.batches == [[("door", 3)]]
@@ -386,7 +386,7 @@ def test_streams_that_all_want_more_are_served_alike(
         for number in itertools.count():
             if over.is_set():
                 break
-            gatherer.detect(frame_of(number, name, size))
+            gatherer.submit(frame_of(number, name, size)).result()
 
     with gathering(detector, max_batch=max_batch, count=count) as gatherer:
         for n, name in enumerate(names):
@@ -416,7 +416,7 @@ def test_one_bad_frame_of_a_batch_fails_alone() -> None:
             askers.ask(frame_of(number, f"camera-{number}"))
         detector.gate.set()
         outcomes = askers.all()
-        assert isinstance(gatherer.detect(frame_of(4)), Found)
+        assert isinstance(gatherer.submit(frame_of(4)).result(), Found)
     error = outcomes.pop(("camera-2", 2))
     assert isinstance(error, DeviceError)
     assert str(error) == "camera-2 at 0.080 s: the GPU failed"
@@ -443,7 +443,7 @@ def test_whatever_a_detector_raises_reaches_who_asked_and_nobody_else(
             askers.ask(frame_of(2 + number))
         detector.gate.set()
         outcomes = askers.all()
-        assert isinstance(gatherer.detect(frame_of(9)), Found)
+        assert isinstance(gatherer.submit(frame_of(9)).result(), Found)
     error = outcomes.pop(("door", 1))
     assert isinstance(error, Exception)
     assert "no luck" in str(error)
@@ -480,8 +480,8 @@ def test_a_frame_without_an_input_size_fails_alone() -> None:
     with gathering(Picky(), count=2) as gatherer:
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                gatherer.detect(frame_of(1))
-        assert isinstance(gatherer.detect(frame_of(0)), Found)
+                gatherer.submit(frame_of(1)).result()
+        assert isinstance(gatherer.submit(frame_of(0)).result(), Found)
 
 
 def test_a_count_that_fails_keeps_nobody_waiting() -> None:
@@ -492,7 +492,7 @@ def test_a_count_that_fails_keeps_nobody_waiting() -> None:
     before, threading.excepthook = threading.excepthook, lambda args: seen.append(str(args))
     try:
         with gathering(Fake(), on_batch=fail) as gatherer:
-            assert isinstance(gatherer.detect(frame_of(0)), Found)
+            assert isinstance(gatherer.submit(frame_of(0)).result(), Found)
     finally:
         threading.excepthook = before
 
@@ -517,7 +517,7 @@ def test_a_frame_that_comes_after_the_end_is_refused() -> None:
 
         def late() -> None:
             try:
-                gatherer.detect(frame_of(0))
+                gatherer.submit(frame_of(0)).result()
             except VidaiError as error:
                 thread_ended.append(error)
 
@@ -548,7 +548,7 @@ def test_nothing_of_a_frame_is_held_when_it_is_done(
     def follow(gatherer: Gatherer, frame: list[Frame]) -> None:
         """As a stream's thread does it."""
         try:
-            gatherer.detect(frame.pop())
+            gatherer.submit(frame.pop()).result()
         except Exception as failure:
             failures.append(str(failure))
 

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from vidai.live.stream import Meter, Pace
+from vidai.live.follower import Pace
+from vidai.live.stream import Meter
 
 
 @pytest.mark.parametrize("fps", [10.0, 9.0, 4.0, 1.25, 0.5])
@@ -29,6 +30,13 @@ def test_a_rate_that_changes_counts_from_then_on() -> None:
     assert sum(pace.due(n / 10, 10.0) for n in range(100)) == 100
     assert sum(pace.due(10 + n / 10, 1.0) for n in range(100)) == pytest.approx(10, abs=1)
     assert sum(pace.due(20 + n / 10, 10.0) for n in range(100)) == pytest.approx(100, abs=10)
+
+
+def test_frames_that_were_lost_are_not_made_up_for() -> None:
+    """One that takes longer than they are apart would be late for good."""
+    pace = Pace()
+    assert all(pace.due(float(n), 10.0) for n in range(10))
+    assert sum(pace.due(10 + n / 25, 5.0) for n in range(50)) == pytest.approx(10, abs=2)
 
 
 def test_a_flood_gets_in_at_its_measure_and_goes_on_with_keyframes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import io
 import itertools
@@ -495,6 +496,24 @@ def test_garbage_is_no_stream(scheme: str) -> None:
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         reason_of(f"{scheme}://u:pa55word@127.0.0.1:{server.getsockname()[1]}/x")
+        thread.join(PATIENCE)
+
+
+def test_endless_garbage_does_not_keep_the_processor_busy() -> None:
+    """FFmpeg looks at each byte of it, and takes the interpreter's lock for that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as client, contextlib.suppress(OSError):
+                while True:
+                    client.sendall(b"x" * 65536)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        begin, busy = time.monotonic(), time.thread_time()
+        url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
+        assert "within 3 s" in reason_of(url, connect_timeout=3.0)
+        assert time.thread_time() - busy < 0.5 * (time.monotonic() - begin)
         thread.join(PATIENCE)
 
 

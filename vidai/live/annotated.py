@@ -14,7 +14,7 @@ from av.container import OutputContainer
 from vidai.device import Device, Encoder, EncoderSettings
 from vidai.live.outlet import Outlet
 from vidai.live.output import Media, Sample
-from vidai.steps import Step
+from vidai.steps import Redact, Step
 from vidai.types import Detections, Frame, StreamInfo
 
 
@@ -36,6 +36,9 @@ class Annotated:
         outlets: Sequence[Outlet],
     ) -> None:
         self._device = device
+        # Where something is to be made unrecognisable, a picture in which nobody looked for it
+        # is not shown.
+        self.discreet = any(isinstance(step, Redact) for step in steps)
         self._steps = steps
         self._settings = settings
         self._outlets = [o for o in outlets if o.output.pictures == "annotated"]

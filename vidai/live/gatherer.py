@@ -1,6 +1,6 @@
 """Where live streams meet: frames of all of them, gathered into batches.
 
-A stream has one frame here at a time and waits for it, so first come, first served is fair: who
+Every stream may have the same few frames here at a time, so first come, first served is fair: who
 has just been served stands behind all others.
 """
 
@@ -33,15 +33,35 @@ class Found(NamedTuple):
     took: float
 
 
-class _Job:
-    """size: of the model's input; frames of another size are of another batch."""
+class Pending:
+    """What is to be found in a frame. size: of the model's input; frames of another size are of
+    another batch."""
 
     def __init__(self, frame: Frame, size: tuple[int, int], came: float) -> None:
         self.frame = frame
         self.size = size
         self.came = came
-        self.outcome: Found | BaseException | None = None
-        self.done = threading.Event()
+        self._outcome: Found | BaseException | None = None
+        self._done = threading.Event()
+
+    def settle(self, outcome: Found | BaseException) -> None:
+        self._outcome = outcome
+        self._done.set()
+
+    def result(self) -> Found:
+        """Waits for it; may be asked once. Raises what went wrong, with the frame's stream and
+        time, and DeviceError where the gatherer was closed before."""
+        self._done.wait()
+        # An error's traceback holds all that is named on its way. If that led to the error itself,
+        # frames would keep their memory until the garbage collector comes.
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None
+        if isinstance(outcome, Found):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
 
 
 class Gatherer:
@@ -66,32 +86,22 @@ class Gatherer:
         self._max_wait = max_wait
         self._on_batch = on_batch
         self._clock = clock
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Pending] = deque()
         self._changed = threading.Condition()
         self._gathering = threading.Lock()  # one batch at a time
         self._closed = False
         self._threads = [daemon("vidai-detect", self._serve) for _ in range(count)]
 
-    def detect(self, frame: Frame) -> Found:
-        """Waits for it. Raises what went wrong, with the frame's stream and time, and DeviceError
-        after `close`."""
-        job = _Job(frame, self._detector.input_size(frame), self._clock())
+    def submit(self, frame: Frame) -> Pending:
+        """Does not wait. Whatever goes wrong is told by the result."""
+        job = Pending(frame, self._detector.input_size(frame), self._clock())
         with self._changed:
             if self._closed:
-                raise DeviceError("nothing more is analysed: the worker ends")
-            self._waiting.append(job)
-            self._changed.notify_all()
-        job.done.wait()
-        # An error's traceback holds all that is named on its way. If that led to the error itself,
-        # frames would keep their memory until the garbage collector comes.
-        outcome, job.outcome = job.outcome, None
-        assert outcome is not None
-        if isinstance(outcome, Found):
-            return outcome
-        try:
-            raise outcome
-        finally:
-            del outcome
+                job.settle(DeviceError("nothing more is analysed: the worker ends"))
+            else:
+                self._waiting.append(job)
+                self._changed.notify_all()
+        return job
 
     def close(self) -> None:
         """End the threads once all that waits is done."""
@@ -110,7 +120,7 @@ class Gatherer:
             self._run(batch)
             del batch  # else the last frames' memory stays until the next
 
-    def _gather(self) -> list[_Job]:
+    def _gather(self) -> list[Pending]:
         """The next batch, waited for; empty once it is closed."""
         with self._changed:
             while not self._waiting:
@@ -128,7 +138,7 @@ class Gatherer:
                 self._waiting.remove(job)
             return batch
 
-    def _run(self, batch: list[_Job]) -> None:
+    def _run(self, batch: list[Pending]) -> None:
         began = self._clock()
         outcomes = self._outcomes([job.frame for job in batch])
         if len(batch) > 1 and isinstance(outcomes[0], BaseException):
@@ -137,10 +147,9 @@ class Gatherer:
         took = self._clock() - began
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                job.outcome = located(job.frame, outcome)
+                job.settle(located(job.frame, outcome))
             else:
-                job.outcome = Found(outcome, began - job.came, took)
-            job.done.set()
+                job.settle(Found(outcome, began - job.came, took))
         del outcome, outcomes  # see detect
         self._on_batch(len(batch), took)
 

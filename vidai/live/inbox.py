@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from typing import NamedTuple
@@ -58,12 +57,10 @@ class Inbox:
         age = arrived.arrived - self._waiting[0].arrived
         return age > self._age or (self._newest and len(self._waiting) >= NEWEST_COUNT)
 
-    def get(self, timeout: float | None = None) -> Arrived | None:
-        """The oldest, waited for; None once it is closed and empty. Raises queue.Empty when
-        there is none for `timeout` s."""
+    def get(self) -> Arrived | None:
+        """The oldest, waited for; None once it is closed and empty."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting or self._closed, timeout):
-                raise queue.Empty
+            self._changed.wait_for(lambda: self._waiting or self._closed)
             if not self._waiting:
                 return None
             first = self._waiting.popleft()

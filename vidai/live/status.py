@@ -23,8 +23,9 @@ class StreamStatus:
     that went through; fps_analysed: frames that the model saw; each a second, over the last
     seconds. wanted_fps: analyses a second that were asked for, granted_fps: what the device has
     for it now. latency: s from a frame's arrival until its record is out, {"p50", "p95", "max"}
-    of the last frames. waiting: frames read and not begun. history: [fps_out, latency p95 in s]
-    every two seconds, oldest first. watching: whether pages can show it (it has an HLS output).
+    of the last frames. waiting: frames read and not through yet. history: [fps_out, latency p95
+    in s] every two seconds, oldest first. watching: whether pages can show it (it has an HLS
+    output).
     """
 
     name: str

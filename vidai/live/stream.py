@@ -1,100 +1,60 @@
-"""One stream: a thread that reads, and one that goes on with its frames. The only retry.
+"""One stream: a thread that reads, and a follower that goes on with its frames. The only retry.
 
-    reader                         inbox                 follower
+    reader                         inbox                 follower (follower.py)
     connect, demux, decode  ───▶  newest or every  ───▶  detect, track, tell, draw, encode
        │  (again and again)                                 │
        └── camera's packets ──▶ outlets ◀── records, events, annotated packets
 
-Whatever its camera does stays in these two threads: others share the detector with it, and
-nothing else.
+Whatever its camera does stays in its threads: others share the detector with it, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any, Literal
 
 import av
-import numpy as np
-from PIL import Image
 
 from vidai.batcher import daemon
-from vidai.device import Decoder, Device, EncoderSettings
+from vidai.device import Decoder, EncoderSettings
 from vidai.errors import ConfigError, SourceLost, sentence
 from vidai.live.annotated import Annotated
 from vidai.live.clock import StreamClock
 from vidai.live.config import StreamConfig
-from vidai.live.events import Event, Events
-from vidai.live.gatherer import Gatherer
+from vidai.live.events import Event
+from vidai.live.follower import Follower, Shared
 from vidai.live.inbox import Arrived, Inbox
-from vidai.live.metrics import Metrics
 from vidai.live.outlet import Outlet
-from vidai.live.output import CLOCK, Media, Record, Sample
-from vidai.live.rates import Latencies, Rate
+from vidai.live.output import CLOCK, Media, Sample
+from vidai.live.rates import Rate
 from vidai.live.rules import RuleState
 from vidai.live.status import StreamStatus
-from vidai.live.tracing import Tracer
 from vidai.report import Ledger
 from vidai.sources.address import Address
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource
 from vidai.steps import Redact, steps_from
 from vidai.tracking import Tracker
-from vidai.types import Detections, Frame, StreamInfo
+from vidai.types import Frame, StreamInfo
 
 HELD = 64  # packets that at most wait for the picture of their keyframe
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 PAUSE = 0.01  # s after a packet too many: who sends faster than that is held back
-TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 USUAL_FPS = 25.0  # of a camera that is not known yet
-AWAY = 5.0  # s without a frame after which a camera's files are closed
 READER_ENDS = 1.0  # s that it may take
-SNAPSHOT_QUALITY = 80  # of JPEG
-
-
-@dataclass
-class Shared:
-    """What the streams of a worker have in common."""
-
-    device: Device
-    gatherer: Gatherer
-    names: tuple[str, ...]  # of the model's classes
-    metrics: Metrics
-    events: Events
-    tracer: Tracer | None
-
-
-class Pace:
-    """Which frames are due, at a rate."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def due(self, time: float, fps: float) -> bool:
-        """Whether a frame of this time (s, rising) is to be analysed; on average `fps` are."""
-        apart = 1 / fps
-        if not self._next - 2 * apart < time < self._next + 10 * apart:
-            self._next = time
-        if time < self._next - 0.3 * apart:
-            return False
-        self._next += apart
-        return True
 
 
 class Stream:
-    """One camera, from `start` to `stop`.
-
-    granted: analyses a second, set by the worker; None: every frame. state: as in StreamStatus.
-    """
+    """One camera, from `start` to `stop`."""
 
     def __init__(
         self,
@@ -105,22 +65,14 @@ class Stream:
     ) -> None:
         self.name = name
         self.config = config
-        self.granted: float | None = None
         self._shared = shared
         self._device = shared.device.lane()
         self._address = Address(config.url)
         self._status = StreamStatus(name, str(self._address), priority=config.priority)
         self._inbox = Inbox(newest=config.policy == "newest", max_delay=config.max_delay)
         steps = steps_from(config.steps)
-        # Where something is to be made unrecognisable, a picture in which nobody looked for it
-        # is not shown.
-        self._discreet = any(isinstance(step, Redact) for step in steps)
-        self._tracker = Tracker() if config.track else None
-        self._rules = RuleState(config.rules) if config.rules else None
-        self._pace = Pace()
-        self._came, self._went, self._analysed = Rate(), Rate(), Rate()
-        self._latencies = Latencies()
-        self._waits = Latencies()
+        tracker = Tracker() if config.track else None
+        self._came = Rate()
         self._stopping = Flag()
         self._source: LiveSource | None = None
         self._lock = Lock()  # of _source
@@ -129,20 +81,26 @@ class Stream:
         self._last_ticks = 0  # of CLOCK, over all connections
         self._frames = 0
         self._rate = 0.0  # frames a second, as the camera says; 0: it does not
-        self._shown: tuple[Frame, Detections] | None = None
-        self._told: dict[str, float] = {}
-        self._threads: list[Thread] = []
+        self._reader: Thread | None = None
         # Last, as what is open then must be closed.
         self.outlets: Sequence[Outlet] = ()
         self.outlets = make_outlets(self._emit)
         settings = EncoderSettings(config.codec, config.quality, bframes=0, live=True)
         self._annotated = Annotated(self._device, steps, settings, self.outlets)
+        self.follower = Follower(
+            shared,
+            self._status,
+            self._inbox,
+            tracker=tracker,
+            rules=RuleState(config.rules) if config.rules else None,
+            annotated=self._annotated,
+            outlets=self.outlets,
+            emit=self._emit,
+        )
 
     def start(self) -> None:
-        self._threads = [
-            daemon(f"vidai-read-{self.name}", self._read),
-            daemon(f"vidai-follow-{self.name}", self._follow),
-        ]
+        self._reader = daemon(f"vidai-read-{self.name}", self._read)
+        self.follower.start()
 
     def ask_to_stop(self) -> None:
         """Read no more; what was read goes through."""
@@ -156,19 +114,17 @@ class Stream:
         `timeout` s; else the rest ends later, or with the program."""
         until = time.monotonic() + timeout
         self.ask_to_stop()
-        if not self._threads:  # never started
-            self.start()
-        reader, follower = self._threads
-        # One that is just connecting has nothing to lose, and ends when it is done with that.
-        reader.join(min(READER_ENDS, timeout))
+        if self._reader is not None:
+            # One that is just connecting has nothing to lose, and ends when it is done with that.
+            self._reader.join(min(READER_ENDS, timeout))
         self._inbox.close()
-        follower.join(max(0.0, until - time.monotonic()))
+        through = self.follower.join(until - time.monotonic())
         for outlet in self.outlets:
             outlet.ask_to_close()
         closed = [outlet.close(max(0.1, until - time.monotonic())) for outlet in self.outlets]
         self._shared.metrics.forget(self.name)
         self._tell_ledger()
-        return all(closed) and not follower.is_alive()
+        return all(closed) and through
 
     def _tell_ledger(self) -> None:
         """The account, for the log: with the stream its status goes."""
@@ -192,12 +148,6 @@ class Stream:
         """Frames a second of the camera, as it says or as they came."""
         return self._rate or float(math.ceil(self._came.per_second)) or USUAL_FPS
 
-    def wait_times(self) -> dict[str, float]:
-        """s that frames waited for the detector since this was last asked, as in Latencies."""
-        summary = self._waits.summary()
-        self._waits.clear()
-        return summary
-
     def status(self) -> StreamStatus:
         """A copy; frames under way are in `waiting`."""
         status = self._status
@@ -205,10 +155,10 @@ class Stream:
         return replace(
             status,
             fps_in=self._came.per_second,
-            fps_out=self._went.per_second,
-            fps_analysed=self._analysed.per_second,
-            latency=self._latencies.summary(),
-            waiting=len(self._inbox),
+            fps_out=self.follower.went.per_second,
+            fps_analysed=self.follower.analysed.per_second,
+            latency=self.follower.latencies.summary(),
+            waiting=self.follower.waiting,
             ledger=replace(ledger, dropped=Counter(ledger.dropped), failed=Counter(ledger.failed)),
             outputs=[outlet.status() for outlet in self.outlets],
             history=status.history.copy(),
@@ -222,23 +172,14 @@ class Stream:
 
     def remember(self) -> None:
         """A point of the history, taken every two seconds."""
-        latency = self._latencies.summary().get("p95", 0.0)
-        self._status.history.append((self._went.per_second, latency))
+        latency = self.follower.latencies.summary().get("p95", 0.0)
+        self._status.history.append((self.follower.went.per_second, latency))
 
     def set_rates(self, wanted: float, granted: float | None) -> None:
         """What was asked for and what is granted, in analyses a second; None: every frame."""
-        self.granted = granted
+        self.follower.granted = granted
         self._status.wanted_fps = wanted
         self._status.granted_fps = wanted if granted is None else granted
-
-    def snapshot(self) -> bytes | None:
-        """The newest frame as an annotated JPEG; None before there is one."""
-        if self._shown is None:
-            return None
-        drawn = self._annotated.draw(*self._shown)
-        file = io.BytesIO()
-        Image.fromarray(np.asarray(drawn)).save(file, "JPEG", quality=SNAPSHOT_QUALITY)
-        return file.getvalue()
 
     # The reader's thread.
 
@@ -347,7 +288,6 @@ class Stream:
         status.codec = info.codec
         self._rate = float(info.frame_rate or 0)
         self._become("live")
-        self._told.pop("lost", None)
         again = " again" if status.connections > 1 else ""
         self._emit(
             "connected",
@@ -449,95 +389,6 @@ class Stream:
         if known:
             self._release()
         return now
-
-    # The follower's thread.
-
-    def _follow(self) -> None:
-        ledger = self._status.ledger
-        while True:
-            try:
-                arrived = self._inbox.get(AWAY)
-            except queue.Empty:
-                self._end_annotated()
-                continue
-            if arrived is None:
-                break
-            try:
-                self._go_on_with(arrived)
-                ledger.processed += 1
-                self._went.count()
-            except Exception as error:
-                ledger.failed[type(error).__name__] += 1
-                self._failed(error)
-            del arrived  # else the last frame's memory stays until the next
-        self._end_annotated()
-
-    def _end_annotated(self) -> None:
-        """Close what is open of its pictures: files, until there are more."""
-        with suppress(Exception):
-            self._annotated.end()
-
-    def _go_on_with(self, arrived: Arrived) -> None:
-        frame = arrived.frame
-        began = time.monotonic()
-        stages = {
-            "decode": (arrived.arrived, arrived.arrived + arrived.decoded),
-            "wait": (arrived.arrived + arrived.decoded, began),
-        }
-        analyse = self.granted is None or self._pace.due(frame.time, self.granted)
-        if analyse:
-            detections = self._analyse(frame, began, stages)
-            self._tell(frame, detections)
-            total = time.monotonic() - arrived.arrived
-            self._latencies.add(total)
-            self._shared.metrics.observe(self.name, "total", total)
-        else:
-            detections = self._carried(frame)
-        if analyse or not self._discreet:
-            self._shown = frame, detections
-            if (times := self._annotated.show(frame, detections, arrived.media)) is not None:
-                stages["draw"], stages["encode"] = times
-        for stage, (begin, end) in stages.items():
-            self._shared.metrics.observe(self.name, stage, end - begin)
-        if self._shared.tracer is not None:
-            self._shared.tracer.frame(self.name, frame.index, stages)
-
-    def _analyse(
-        self, frame: Frame, began: float, stages: dict[str, tuple[float, float]]
-    ) -> Detections:
-        found = self._shared.gatherer.detect(frame)
-        self._waits.add(found.waited)
-        begun = began + found.waited
-        stages["wait"] = stages["wait"][0], begun
-        stages["detect"] = begun, begun + found.took
-        self._status.analysed += 1
-        self._analysed.count()
-        if self._tracker is None:
-            return found.detections
-        return self._tracker.update(found.detections, frame.time)
-
-    def _carried(self, frame: Frame) -> Detections:
-        """What is believed to be in a frame that the model does not see."""
-        if self._tracker is None:
-            return self._shown[1] if self._shown else Detections.empty(self._shared.names)
-        return self._tracker.carried(frame.time)
-
-    def _tell(self, frame: Frame, detections: Detections) -> None:
-        record = Record(self.name, frame.time, frame.index, frame.width, frame.height, detections)
-        for outlet in self.outlets:
-            outlet.record(record)
-        if self._rules is None:
-            return
-        for match in self._rules.update(record):
-            self._emit("rule", match.text, record_time=match.time, **match.to_dict())
-
-    def _failed(self, error: Exception) -> None:
-        """Tell of a frame that was lost to an error, but not of each."""
-        kind, now = type(error).__name__, time.monotonic()
-        if now - self._told.get(kind, -TOLD_AGAIN) >= TOLD_AGAIN:
-            self._told[kind] = now
-            self._emit("frame-failed", f"{self.name}: {sentence(error)}")
-        self._end_annotated()
 
     def _emit(self, kind: str, text: str, **data: Any) -> Event:
         event = self._shared.events.emit(kind, text, self.name, **data)

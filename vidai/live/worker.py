@@ -36,6 +36,7 @@ from vidai.live.config import (
     worker_config,
 )
 from vidai.live.events import Events
+from vidai.live.follower import Shared
 from vidai.live.gatherer import Gatherer
 from vidai.live.http import HttpServer, LiveVideo
 from vidai.live.logs import hide
@@ -48,7 +49,7 @@ from vidai.live.rules import check_rules
 from vidai.live.secrecy import secrets_in
 from vidai.live.state import State
 from vidai.live.status import StreamStatus, WorkerStatus
-from vidai.live.stream import USUAL_FPS, Shared, Stream, check_steps
+from vidai.live.stream import USUAL_FPS, Stream, check_steps
 from vidai.sources.address import shown
 
 TICK = 1.0  # s between two looks at everything
@@ -288,7 +289,7 @@ class Worker:
     def snapshot(self, name: str) -> bytes | None:
         """The newest annotated picture as JPEG."""
         stream = self._streams.get(name)
-        return stream.snapshot() if stream else None
+        return stream.follower.snapshot() if stream else None
 
     def clip(self, path: str) -> Path | None:
         """The file of a clip that an event told of, if it is still there."""
@@ -323,7 +324,13 @@ class Worker:
         self._workers = device.workers
         self._detector = detector
         self._shared = Shared(
-            device, gatherer, detector.names, self.metrics, self.events, tracing.open()
+            device,
+            device.workers,
+            gatherer,
+            detector.names,
+            self.metrics,
+            self.events,
+            tracing.open(),
         )
 
     def _detector_text(self) -> str:
@@ -539,7 +546,7 @@ class Worker:
 
     def _measure(self) -> None:
         frames, busy = self._batches.take()
-        waits = [stream.wait_times().get("p95", 0.0) for stream in self._running()]
+        waits = [stream.follower.wait_times().get("p95", 0.0) for stream in self._running()]
         self._capacity.measure(frames, busy / self._workers, max(waits, default=0.0))
 
     def _settle(self) -> None:

@@ -3,6 +3,9 @@
 PyAV asks `time.monotonic` again and again while FFmpeg waits (at least ten times a second), and
 interrupts it when its timeout has passed; it has no other way to stop. So this is where a thread
 that wants it to stop is heard: for it alone, the clock that PyAV reads runs away.
+
+It is also where a thread is slowed that gets nowhere: FFmpeg asks after each byte when it looks
+for RTSP in what is not, and each time needs the interpreter's lock, which others wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any
 import av.container.core
 
 LEAP = 1e9  # s, beyond any timeout
+PATIENCE = 50_000  # questions of one wait that are answered at once: a keyframe of 4 MB has fewer
+STEP, PAUSE = 25, 0.001  # from there on it has to pause (s) after so many of them
 
 
 class _Clock:
@@ -46,9 +51,13 @@ class Waiting:
     def __init__(self, over: Callable[[], bool]) -> None:
         self._over = over
         self._leaps = 0
+        self._asked = 0
         self.ended = False
 
     def monotonic(self) -> float:
+        self._asked += 1
+        if self._asked > PATIENCE and self._asked % STEP == 0:
+            time.sleep(PAUSE)
         self.ended = self.ended or self._over()
         if not self.ended:
             return time.monotonic()
@@ -57,6 +66,7 @@ class Waiting:
 
     def __enter__(self) -> Waiting:
         _clock.local.waiting = self
+        self._asked = 0
         return self
 
     def __exit__(

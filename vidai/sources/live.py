@@ -34,6 +34,7 @@ Transport = Literal["tcp", "udp", "auto"]
 CLOCK = Fraction(1, 90_000)  # s a tick, of streams without times of their own
 MOST_FPS = 240  # more is a guess from too few frames
 KEYFRAME = 60.0  # s to wait for one, at least: smart codecs send them rarely
+ASKS = 1e6  # s, PyAV's own timeout, without which it would not ask: what ends a wait is Waiting
 RECEIVE_BUFFER = 4 << 20  # bytes of a UDP socket: a keyframe in 4K comes in one burst
 
 # µs of a stream that FFmpeg looks at before it says what it is. What it looked at is not lost, but
@@ -269,7 +270,7 @@ def _connect(address: Address, options: dict[str, str], timeout: float) -> Input
                 format=FORMATS.get(address.kind),
                 options=options,
                 metadata_errors="replace",
-                timeout=timeout,
+                timeout=ASKS,
             )
     except native.ProtocolNotFoundError as error:
         raise _no_protocol(address) from _cleaned(address, error)
