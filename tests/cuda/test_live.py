@@ -40,6 +40,7 @@ def boxes_of(device: str, streams: dict[str, Any], model: Path, state: Path) -> 
         "analysis": {"max_batch": 4, "max_wait_ms": 20},
         "http": None,
         "state": str(state),
+        "defaults": {"least_fps": 1000},  # every frame is analysed, however long that takes
         "streams": streams,
     }
     with Worker(config, on_record=keep) as worker:
