@@ -647,15 +647,6 @@ def test_addresses_that_can_never_work(text: str, words: str) -> None:
     assert "pass#1" not in str(caught.value)
 
 
-def test_srt_is_read_or_refused_with_what_to_do() -> None:
-    address = Address(f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}?passphrase=opensesame")
-    with pytest.raises((ConfigError, SourceLost)) as caught:
-        LiveSource(address, name="gate", connect_timeout=0.5)
-    assert "opensesame" not in str(caught.value)
-    if isinstance(caught.value, ConfigError):
-        assert "srt-live-transmit" in str(caught.value)
-
-
 SHOWN = [
     ("rtsp://cam:554/live", "rtsp://cam:554/live"),
     ("rtsp://u@cam/live", "rtsp://u@cam/live"),

@@ -26,9 +26,10 @@ KINDS: dict[str, Kind] = {
 # fmt: off
 HARMLESS = frozenset((
     "audio", "buffer_size", "camera", "channel", "codec", "fifo_size", "fps", "height", "latency",
-    "localaddr", "localport", "mode", "overrun_nonfatal", "pkt_size", "profile", "proto", "quality",
-    "real_stream", "resolution", "reuse", "rotation", "size", "sources", "stream", "streamprofile",
-    "subtype", "timeout", "transport", "ttl", "unicast", "video", "videocodec", "width",
+    "localaddr", "localport", "mode", "overrun_nonfatal", "pbkeylen", "pkt_size", "profile",
+    "proto", "quality", "real_stream", "resolution", "reuse", "rotation", "size", "sources",
+    "stream", "streamprofile", "subtype", "timeout", "transport", "ttl", "unicast", "video",
+    "videocodec", "width",
 ))
 # fmt: on
 HIDDEN = "***"
@@ -45,9 +46,10 @@ class Address:
     """Where a live stream comes from, as a user writes it.
 
     rtsp(s)://, rtmp(s)://, http(s):// (HLS where the path ends with .m3u8, otherwise what the
-    server says that it is, as MJPEG), udp:// (MPEG-TS), srt:// (where FFmpeg was built with it), or
-    the path of a file. kind: which of these. raw: as it was written, with its secrets: for FFmpeg
-    only. `str` shows the user and hides the password and all in the query that may be secret.
+    server says that it is, as MJPEG), udp:// and srt:// (MPEG-TS), or the path
+    of a file. kind: which of these. raw: as it was written, with its secrets: for FFmpeg and
+    libsrt only. `str` shows the user and hides the password and all in the query that may be
+    secret.
 
     Raises ConfigError for what can never be opened.
     """
@@ -74,7 +76,7 @@ class Address:
         if scheme not in KINDS:
             raise ConfigError(
                 f"{self}: no stream is read from {scheme}:// addresses: "
-                "give rtsp, rtmp, http, udp or the path of a file"
+                "give rtsp, rtmp, http, udp, srt or the path of a file"
             )
         self._check()
         self.kind = KINDS[scheme]

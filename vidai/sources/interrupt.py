@@ -54,12 +54,15 @@ class Waiting:
         self._asked = 0
         self.ended = False
 
+    def is_over(self) -> bool:
+        self.ended = self.ended or self._over()
+        return self.ended
+
     def monotonic(self) -> float:
         self._asked += 1
         if self._asked > PATIENCE and self._asked % STEP == 0:
             time.sleep(PAUSE)
-        self.ended = self.ended or self._over()
-        if not self.ended:
+        if not self.is_over():
             return time.monotonic()
         self._leaps += 1  # each time anew: PyAV takes both begin and end of its wait from here
         return time.monotonic() + self._leaps * LEAP
@@ -76,3 +79,9 @@ class Waiting:
         trace: TracebackType | None,
     ) -> None:
         _clock.local.waiting = None
+
+
+def is_over() -> bool:
+    """Whether what this thread waits for is to end: for what waits without FFmpeg."""
+    waiting: Waiting | None = getattr(_clock.local, "waiting", None)
+    return waiting is not None and waiting.is_over()

@@ -25,6 +25,7 @@ from vidai.sources.description import describe
 from vidai.sources.file import FileSource
 from vidai.sources.interrupt import Waiting
 from vidai.sources.playing import Pace, play
+from vidai.sources.srt import SrtReader
 from vidai.sources.times import Times
 from vidai.tags import reason
 from vidai.types import StreamInfo
@@ -54,7 +55,7 @@ OPTIONS: dict[Kind, dict[str, str]] = {
     "hls": {"live_start_index": "-1"},
     "udp": {"buffer_size": str(RECEIVE_BUFFER), "overrun_nonfatal": "1"},
 }
-FORMATS: dict[Kind, str] = {"rtsp": "rtsp", "hls": "hls", "udp": "mpegts"}
+FORMATS: dict[Kind, str] = {"rtsp": "rtsp", "hls": "hls", "udp": "mpegts", "srt": "mpegts"}
 
 
 class LiveSource:
@@ -95,6 +96,7 @@ class LiveSource:
         self._user: int | None = threading.get_ident()
         self._lock = threading.RLock()  # a dropped `packets` may end while it is held
         self._file: FileSource | None = None
+        self._reader: SrtReader | None = None
         self._loop = loop
         if address.kind == "file":
             self._file = FileSource(address.path)
@@ -136,7 +138,7 @@ class LiveSource:
         with self._lock:
             self._closed.set()
             if self._user in (None, threading.get_ident()):
-                self.container.close()
+                self._disconnect()
 
     def packets(self) -> Iterator[av.Packet[Any]]:
         """Packets of the video and the sound in the order of their arrival, once.
@@ -146,7 +148,7 @@ class LiveSource:
         """
         with self._lock:
             if self._closed.is_set():
-                self.container.close()
+                self._disconnect()
                 return
             self._user = threading.get_ident()
         try:
@@ -159,17 +161,22 @@ class LiveSource:
             with self._lock:
                 self._user = None
                 if self._closed.is_set():
-                    self.container.close()
+                    self._disconnect()
 
     def _open(self, options: dict[str, str], timeout: float) -> None:
         """Raises SourceLost; DecodeError where there is nothing to decode, or not yet."""
-        self.container = _connect(self.address, options, timeout)
+        self.container, self._reader = _connect(self.address, options, timeout)
         try:
             self.video = _choose_video(self.container, self.address)
             self.info = self._describe()
         except DecodeError:
-            self.container.close()
+            self._disconnect()
             raise
+
+    def _disconnect(self) -> None:
+        self.container.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def _describe(self) -> StreamInfo:
         info = describe(str(self.address), self.name, self.video, None)
@@ -259,34 +266,40 @@ def _options(kind: Kind, transport: Transport, analyse: int) -> dict[str, str]:
     return options | TRANSPORTS[transport] if kind == "rtsp" else options
 
 
-def _connect(address: Address, options: dict[str, str], timeout: float) -> InputContainer:
+def _connect(
+    address: Address, options: dict[str, str], timeout: float
+) -> tuple[InputContainer, SrtReader | None]:
     end = time.monotonic() + timeout
     waiting = Waiting(lambda: time.monotonic() > end)
     try:
         with waiting:
-            return av.open(
-                address.raw,
-                "r",
-                format=FORMATS.get(address.kind),
-                options=options,
-                metadata_errors="replace",
-                timeout=ASKS,
-            )
+            if address.kind != "srt":
+                return _opened(address.raw, address.kind, options), None
+            reader = SrtReader(address)
+            try:
+                return _opened(reader, address.kind, options), reader
+            except BaseException:
+                reader.close()
+                raise
     except native.ProtocolNotFoundError as error:
-        raise _no_protocol(address) from _cleaned(address, error)
+        raise ConfigError(
+            f"{address}: this FFmpeg was built without what such addresses need"
+        ) from _cleaned(address, error)
     except (native.FFmpegError, ValueError) as error:
         if waiting.ended:  # what FFmpeg says then means nothing
             raise SourceLost(f"{address} gave no video within {timeout:g} s") from None
         raise _lost(address, error) from _cleaned(address, error)
 
 
-def _no_protocol(address: Address) -> ConfigError:
-    if address.kind == "srt":
-        return ConfigError(
-            f"{address}: this FFmpeg was built without SRT: turn it into UDP beside vidai, with "
-            "srt-live-transmit srt://… udp://127.0.0.1:5000, and give udp://127.0.0.1:5000"
-        )
-    return ConfigError(f"{address}: this FFmpeg was built without what such addresses need")
+def _opened(source: str | SrtReader, kind: Kind, options: dict[str, str]) -> InputContainer:
+    return av.open(
+        source,
+        "r",
+        format=FORMATS.get(kind),
+        options=options,
+        metadata_errors="replace",
+        timeout=ASKS,
+    )
 
 
 def _lost(address: Address, error: Exception) -> SourceLost:
