@@ -655,6 +655,9 @@ SHOWN = [
     ("rtsp://cam/x?channel=1&subtype=0", "rtsp://cam/x?channel=1&subtype=0"),
     ("rtsp://cam/x?channel=1&token=abc", "rtsp://cam/x?channel=1&token=***"),
     ("https://host/x.m3u8?abc", "https://host/x.m3u8?***"),
+    ("rtmp://u:p@host/app/key", "rtmp://u:***@host/app/***"),
+    ("rtmps://host:443/app/live/key?x=1", "rtmps://host:443/app/***?x=***"),
+    ("rtmp://host/app", "rtmp://host/app"),
     ("https://host/x?key=a=b==&t=1#abc", "https://host/x?key=***&t=***#***"),
     (
         "rtsp://cam/user=admin_password=tlJw_channel=1_stream=0.sdp?real_stream",

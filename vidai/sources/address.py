@@ -38,6 +38,7 @@ SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 IN_PATH = re.compile(
     r"((?:pass(?:word|wd)?|pwd|token|key|secret|auth|sig(?:nature)?)=)(.*?)(?=[&/;,]|_\w+=|$)", re.I
 )
+AFTER_APP = re.compile(r"([^/]*/[^/]+/).+", re.DOTALL)  # host/app/key
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
 SHORT = 3  # letters up to which a secret may be part of any word
 
@@ -196,6 +197,10 @@ def _parts(text: str) -> tuple[str, set[str]]:
         return f"{key}={HIDDEN}" if equals else HIDDEN
 
     rest = IN_PATH.sub(of_path, rest)
+    if scheme.lower() in ("rtmp", "rtmps"):
+        # Who has the key may send there. It is not among the secrets that are looked for in any
+        # text: often it is an everyday word.
+        rest = AFTER_APP.sub(rf"\1{HIDDEN}", rest)
     query = "&".join(map(of_query, query.split("&")))
     login = user + colon + password + at
     return f"{scheme}://{login}{rest}{mark}{query}{sharp}{fragment}", hidden
