@@ -37,6 +37,7 @@ from tests.media import make_clip, moving_shapes, planes_of
 from vidai.errors import ConfigError, DecodeError, SourceLost
 from vidai.live.output import CLOCK, Media, Sample
 from vidai.sources.address import Address, shown, without_secrets
+from vidai.sources.adts import Adts
 from vidai.sources.backoff import Backoff
 from vidai.sources.live import LiveSource, Transport
 from vidai.sources.playing import Pace
@@ -839,6 +840,21 @@ def test_a_backoff_of_years_does_not_overflow() -> None:
     backoff = Backoff()
     for _ in range(5000):
         assert backoff.after(failure(None)) <= 1.5
+
+
+def test_pictures_are_worth_more_than_a_sound_that_nothing_can_hold(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(self: Adts, sound: object) -> None:
+        raise ValueError("there is no such layout")
+
+    monkeypatch.setattr(Adts, "__init__", unknown)
+    port = free_port(socket.SOCK_DGRAM)
+    url = f"udp://127.0.0.1:{port}"
+    with sending(clip, f"{url}?pkt_size=1316", "mpegts"), connect(url) as source:
+        assert source.audio is None
+        packets = list(itertools.islice(source.packets(), FRAMES))
+        assert {packet.stream for packet in packets} == {source.video}
 
 
 def test_sound_of_mpeg_ts_fits_files_that_are_written_as_they_grow(tmp_path: Path) -> None:
