@@ -570,3 +570,17 @@ def test_what_waits_for_a_broker_is_kept_by_where_it_goes() -> None:
     assert folders("jsonl", there, here) == ["jsonl", second, first]
     assert folders("jsonl", "jsonl", here, here) == ["jsonl", "jsonl.2", first, f"{first}.2"]
     assert folders({"mqtt": {"host": "there", "password": "other"}}) == [second]
+
+
+def test_a_worker_that_starts_again_shows_the_clips_of_before(config: dict[str, Any]) -> None:
+    rule = {"name": "seen", "classes": ["red"]}
+    clips = {"clips": {"before": 0.2, "after": 0.2}}
+    config["streams"] = {"a": {**config["streams"]["a"], "rules": [rule], "outputs": [clips]}}
+    with Worker(config) as worker:
+        until(lambda: [e for e in worker.events.since() if e.kind == "clip"], "a clip")
+        clip = next(event for event in worker.events.since() if event.kind == "clip")
+    with Worker(config) as worker:
+        assert clip in worker.events.since()
+        assert worker.clip(clip.data["path"]) == Path(clip.data["path"])
+        assert worker.clip(str(config["model"])) is None
+        assert worker.events.since()[-1].number > clip.number

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +31,16 @@ class Events:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._next = 1
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._listeners: list[Callable[[Event], None]] = []
         self._lock = threading.Lock()
+
+    def restore(self, earlier: Sequence[Event]) -> None:
+        """Begin with these, of a run before, and count on from there. Nobody is told of them."""
+        with self._lock:
+            self._kept.extend(earlier)
+            self._next = max((event.number for event in earlier), default=0) + 1
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call it with every event from now on, in the thread that tells of it."""
@@ -43,7 +48,8 @@ class Events:
 
     def emit(self, kind: str, text: str, stream: str | None = None, **data: Any) -> Event:
         with self._lock:
-            event = Event(next(self._numbers), self._clock(), kind, text, stream, data)
+            event = Event(self._next, self._clock(), kind, text, stream, data)
+            self._next += 1
             self._kept.append(event)
         for listener in self._listeners:
             listener(event)

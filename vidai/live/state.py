@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from vidai.errors import ConfigError
+from vidai.live.history import History
 from vidai.tags import reason
 
 Changes = dict[str, dict[str, Any] | None]
@@ -19,14 +20,15 @@ Changes = dict[str, dict[str, Any] | None]
 class State:
     """One worker's alone, from `take` to `release`.
 
-    streams: the folder of what their outputs keep. changes: settings of streams that were added or
-    changed while a worker ran, None for one that was removed.
+    streams: the folder of what their outputs keep. history: of events. changes: settings of streams
+    that were added or changed while a worker ran, None for one that was removed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.streams = folder / "streams"
         self.token_file = folder / "token"
+        self.history = History(folder / "events.jsonl")
         self.changes: Changes = {}
         self._changes_file = folder / "changes.yaml"
         self._lock: IO[str] | None = None
@@ -54,6 +56,7 @@ class State:
             raise
 
     def release(self) -> None:
+        self.history.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None

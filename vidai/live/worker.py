@@ -114,6 +114,8 @@ class Worker:
     def start(self) -> None:
         """Open the pages, load the model, start all streams. Comes once."""
         self._state.take()
+        self.events.restore(self._state.history.read())
+        self.events.listen(self._state.history.add)
         try:
             self._open_pages()
             self._load()
