@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from vidai.live.events import KEPT, Events
@@ -15,7 +16,7 @@ def run(path: Path, *texts: str) -> Events:
     events.restore(kept.read())
     events.listen(kept.add)
     for text in texts:
-        events.emit("rule", text, "door", place=[1, 2])
+        events.emit("rule", text, "door", place=[1, 2], lost=Counter(late=3))
     kept.close()
     return events
 

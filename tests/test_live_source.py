@@ -609,6 +609,7 @@ KINDS = [
     ("udp://@239.0.0.1:5000", "udp"),
     ("udp://:5000", "udp"),
     ("srt://host:9000", "srt"),
+    ("usb:0", "usb"),
     ("videos/a.mp4", "file"),
     ("/videos/a.mp4", "file"),
     ("file:///videos/a%20b.mp4", "file"),
@@ -637,8 +638,6 @@ def test_the_path_of_a_file() -> None:
         ("rtsp://u:pass#1@cam/live", "%23"),
         ("rtsp://cam:99999/live", "host and port"),
         ("rtsp://[::1/live", "host and port"),
-        ("usb:0", "RTSP"),
-        ("/dev/video0", "RTSP"),
     ],
 )
 def test_addresses_that_can_never_work(text: str, words: str) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import threading
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -70,4 +69,4 @@ class History:
 
 
 def _line(event: Event) -> str:
-    return json.dumps(asdict(event), separators=(",", ":"), default=str) + "\n"
+    return json.dumps(vars(event), separators=(",", ":"), default=str) + "\n"

@@ -77,7 +77,12 @@ class Muxer:
 
 
 def holds(media: Media, form: str, *, audio: bool = True) -> bool:
-    """Whether the container can hold these streams, found by writing a header with them."""
+    """Whether the container can hold these streams, found by writing a header with them.
+
+    Raw video goes nowhere: it would fill a disk within hours.
+    """
+    if media.info.codec == "rawvideo":
+        return False
     try:
         with av.open(io.BytesIO(), "w", format=form) as trial:
             media.add_to(trial, audio=audio)

@@ -9,8 +9,9 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from vidai.errors import ConfigError
+from vidai.sources import usb
 
-Kind = Literal["rtsp", "rtmp", "hls", "http", "udp", "srt", "file"]
+Kind = Literal["rtsp", "rtmp", "hls", "http", "udp", "srt", "usb", "file"]
 
 KINDS: dict[str, Kind] = {
     "rtsp": "rtsp",
@@ -47,10 +48,10 @@ class Address:
     """Where a live stream comes from, as a user writes it.
 
     rtsp(s)://, rtmp(s)://, http(s):// (HLS where the path ends with .m3u8, otherwise what the
-    server says that it is, as MJPEG), udp:// and srt:// (MPEG-TS), or the path
-    of a file. kind: which of these. raw: as it was written, with its secrets: for FFmpeg and
-    libsrt only. `str` shows the user and hides the password and all in the query that may be
-    secret.
+    server says that it is, as MJPEG), udp:// and srt:// (MPEG-TS), the path of a file, or a camera
+    at this machine (vidai.sources.usb). kind: which of these. raw: as it was written, with its
+    secrets: for FFmpeg and libsrt only. `str` shows the user and hides the password and all in
+    the query that may be secret.
 
     Raises ConfigError for what can never be opened.
     """
@@ -61,14 +62,13 @@ class Address:
             raise ConfigError("the address of a stream is empty: give its url")
         if any(ord(letter) < 32 for letter in self.raw):
             raise ConfigError(f"{self} has a line break or another control character in it")
-        if re.fullmatch(r"usb:\d+|/dev/video\d+", self.raw):
-            raise ConfigError(
-                f"{self} is a camera at this machine, which vidai does not read: serve it as RTSP, "
-                "for example with MediaMTX, and give that address"
-            )
+        if usb.is_camera(self.raw):
+            usb.Camera.of(self.raw)
+            self.kind: Kind = "usb"
+            return
         found = SCHEME.fullmatch(self.raw)
         if found is None:
-            self.kind: Kind = "file"
+            self.kind = "file"
             return
         scheme = found[1].lower()
         if scheme == "file":

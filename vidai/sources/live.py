@@ -19,6 +19,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from vidai.errors import ConfigError, DecodeError, SourceLost, StreamError
+from vidai.sources import usb
 from vidai.sources.address import Address, Kind, without_secrets
 from vidai.sources.adts import Adts
 from vidai.sources.description import describe
@@ -230,13 +231,16 @@ class LiveSource:
 
     def _demux(self) -> Iterator[av.Packet[Any]]:
         """Packets as they come, until `close`. Raises SourceLost."""
-        packets = self.container.demux(self._streams)
         silent_from = time.monotonic()  # while nobody waits for packets, none are missing
 
         def is_over() -> bool:
             return self._closed.is_set() or time.monotonic() - silent_from > self.read_timeout
 
         waiting = Waiting(is_over)
+        if self.address.kind == "usb":
+            packets = usb.packets(self.container, self.video)
+        else:
+            packets = self.container.demux(self._streams)
         while not is_over():
             try:
                 with waiting:
@@ -270,17 +274,16 @@ def _connect(
     address: Address, options: dict[str, str], timeout: float
 ) -> tuple[InputContainer, SrtReader | None]:
     end = time.monotonic() + timeout
-    waiting = Waiting(lambda: time.monotonic() > end)
+
+    def is_over() -> bool:
+        if address.kind == "usb":  # FFmpeg looks for a frame again and again
+            time.sleep(usb.PAUSE)
+        return time.monotonic() > end
+
+    waiting = Waiting(is_over)
     try:
         with waiting:
-            if address.kind != "srt":
-                return _opened(address.raw, address.kind, options), None
-            reader = SrtReader(address)
-            try:
-                return _opened(reader, address.kind, options), reader
-            except BaseException:
-                reader.close()
-                raise
+            return _opened(address, options)
     except native.ProtocolNotFoundError as error:
         raise ConfigError(
             f"{address}: this FFmpeg was built without what such addresses need"
@@ -291,15 +294,24 @@ def _connect(
         raise _lost(address, error) from _cleaned(address, error)
 
 
-def _opened(source: str | SrtReader, kind: Kind, options: dict[str, str]) -> InputContainer:
-    return av.open(
-        source,
-        "r",
-        format=FORMATS.get(kind),
-        options=options,
-        metadata_errors="replace",
-        timeout=ASKS,
-    )
+def _opened(address: Address, options: dict[str, str]) -> tuple[InputContainer, SrtReader | None]:
+    if address.kind == "usb":
+        return usb.connect(address.raw, options, ASKS), None
+    reader = SrtReader(address) if address.kind == "srt" else None
+    try:
+        container = av.open(
+            reader or address.raw,
+            "r",
+            format=FORMATS.get(address.kind),
+            options=options,
+            metadata_errors="replace",
+            timeout=ASKS,
+        )
+    except BaseException:
+        if reader is not None:
+            reader.close()
+        raise
+    return container, reader
 
 
 def _lost(address: Address, error: Exception) -> SourceLost:
@@ -309,6 +321,8 @@ def _lost(address: Address, error: Exception) -> SourceLost:
 
 
 def _meaning(address: Address, error: Exception) -> str:
+    if address.kind == "usb":
+        return usb.meaning(error)
     if isinstance(error, native.HTTPUnauthorizedError):
         return "does not let us in (401): check user and password"
     if isinstance(error, native.HTTPForbiddenError):
