@@ -479,8 +479,9 @@ def test_a_frame_without_an_input_size_fails_alone() -> None:
 
     with gathering(Picky(), count=2) as gatherer:
         for _ in range(3):
+            pending = gatherer.submit(frame_of(1))
             with pytest.raises(ZeroDivisionError):
-                gatherer.submit(frame_of(1)).result()
+                pending.result()
         assert isinstance(gatherer.submit(frame_of(0)).result(), Found)
 
 

@@ -657,6 +657,7 @@ SHOWN = [
     ("https://host/x.m3u8?abc", "https://host/x.m3u8?***"),
     ("rtmp://u:p@host/app/key", "rtmp://u:***@host/app/***"),
     ("rtmps://host:443/app/live/key?x=1", "rtmps://host:443/app/***?x=***"),
+    ("rtmp://host//key", "rtmp://host//***"),
     ("rtmp://host/app", "rtmp://host/app"),
     ("https://host/x?key=a=b==&t=1#abc", "https://host/x?key=***&t=***#***"),
     (

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from vidai.sources.live import LiveSource
 SENDER = Path(__file__).parent / "live" / "gst_srt.py"
 SECRET = "opensesame1234"
 PATIENCE = 30.0  # s
+SETTLE = 1.5  # s until what libsrt does after a close is done
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +99,50 @@ def test_a_wrong_passphrase_is_told_and_not_shown(port: int, query: str) -> None
     assert "a-wrong-one" not in str(caught.value)
 
 
-@pytest.mark.parametrize("mode", ["caller", "listener"])
-def test_nobody_is_there(port: int, mode: str) -> None:
-    with pytest.raises(SourceLost, match="does not answer"):
+@pytest.mark.parametrize(
+    ("mode", "told"), [("caller", "does not answer"), ("listener", "was not called by anybody")]
+)
+def test_nobody_is_there(port: int, mode: str, told: str) -> None:
+    with pytest.raises(SourceLost, match=told):
         connect(f"srt://127.0.0.1:{port}?mode={mode}", timeout=0.3)
+
+
+def test_a_port_that_another_has(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", port))
+        with pytest.raises(SourceLost, match="the port is another program's"):
+            connect(f"srt://127.0.0.1:{port}?mode=listener")
+
+
+def test_a_host_of_which_one_address_answers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        *socket.getaddrinfo("::1", port, type=socket.SOCK_DGRAM),
+        *socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_DGRAM),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with (
+        sending(f"srt://127.0.0.1:{port}?mode=listener"),
+        connect(f"srt://gate.example:{port}") as source,
+    ):
+        assert len(seen(source)) == 10
+
+
+def test_nothing_is_left_open_of_attempts_that_fail(port: int) -> None:
+    def fail(source: LiveSource) -> None:
+        raise ValueError("nobody expected this")
+
+    with sending(f"srt://127.0.0.1:{port}?mode=listener"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveSource, "_describe", fail)
+        for attempt in range(4):
+            with pytest.raises(ValueError, match="nobody"):
+                connect(f"srt://127.0.0.1:{port}")
+            if attempt == 0:
+                time.sleep(SETTLE)
+                before = len(os.listdir("/proc/self/fd"))
+        end = time.monotonic() + PATIENCE
+        while len(os.listdir("/proc/self/fd")) > before:  # libsrt closes its own a little later
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def read_on(source: LiveSource, then: Callable[[], object]) -> str:
@@ -140,19 +182,23 @@ def test_it_can_be_closed_from_another_thread(port: int) -> None:
 
 
 WRONG = [
-    ("srt://host:1?mode=rendezvous", "mode is one of caller, listener"),
-    ("srt://host:1?latency=soon", "latency is a whole number"),
-    ("srt://host:1?passphrase=short", "10 to 79"),
-    ("srt://host:1?pbkeylen=7", "no pbkeylen of 7"),
-    ("srt://host:1?colour=red", "has no colour here: give mode, latency"),
+    ("mode=rendezvous", "mode of SRT is caller or listener"),
+    ("latency=soon", "latency of SRT is a whole number of ms"),
+    ("latency=999999", "a whole number of ms"),
+    ("latency=\u00b2", "a whole number of ms"),
+    ("passphrase=half1", "passphrase of SRT is 10 to 79 characters"),
+    ("passphrase=opensesame&half2", "write an & within a value as %26"),
+    ("pbkeylen=7", "16, 24 or 32"),
+    ("colour=half3", "SRT takes mode, latency, passphrase, pbkeylen, streamid here"),
 ]
 
 
-@pytest.mark.parametrize(("url", "words"), WRONG)
-def test_what_can_never_work_is_one_sentence(url: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
-        connect(url, timeout=0.3)
-    assert "short" not in str(caught.value)
+@pytest.mark.parametrize(("query", "words"), WRONG)
+def test_what_can_never_work_is_one_sentence(query: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Address(f"srt://host:1?{query}")
+    assert words in str(caught.value)
+    assert "half" not in str(caught.value)
 
 
 def test_an_unknown_host() -> None:

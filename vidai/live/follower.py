@@ -38,7 +38,7 @@ from vidai.live.tracing import Tracer
 from vidai.tracking import Tracker
 from vidai.types import Detections, Frame
 
-UNDER_WAY = 4  # frames that at most lie between the two threads
+UNDER_WAY = 4  # frames that at most lie between the two threads, or as many as there are workers
 AWAY = 5.0  # s without a frame after which a camera's files are closed
 TOLD_AGAIN = 60.0  # s before the same failure of frames is told again
 SNAPSHOT_QUALITY = 80  # of JPEG
@@ -121,7 +121,7 @@ class Follower:
         self._rules = rules
         self._pace = Pace()
         self._room = Semaphore(shared.workers)  # frames of this stream that may be analysed
-        self._under_way: queue.Queue[UnderWay | None] = queue.Queue(UNDER_WAY)
+        self._under_way: queue.Queue[UnderWay | None] = queue.Queue(max(UNDER_WAY, shared.workers))
         self._taken = 0  # frames, out of the inbox
         self._shown: tuple[Frame, Detections] | None = None
         self._told: dict[str, float] = {}
@@ -163,22 +163,24 @@ class Follower:
         return file.getvalue()
 
     def _ask(self) -> None:
-        while True:
-            # First of all: while there is no room, frames grow old in the inbox, which knows what
-            # to do about that.
-            self._room.acquire()
-            arrived = self._inbox.get()
-            if arrived is None:
-                break
-            self._taken += 1
-            asked, pending = time.monotonic(), None
-            if self.granted is None or self._pace.due(arrived.frame.time, self.granted):
-                pending = self._shared.gatherer.submit(arrived.frame)
-            else:
-                self._room.release()
-            self._under_way.put(UnderWay(arrived, asked, pending))
-            del arrived, pending  # else the last frame's memory stays until the next
-        self._under_way.put(None)
+        try:
+            while True:
+                # First of all: while there is no room, frames grow old in the inbox, which knows
+                # what to do about that.
+                self._room.acquire()
+                arrived = self._inbox.get()
+                if arrived is None:
+                    break
+                self._taken += 1
+                asked, pending, granted = time.monotonic(), None, self.granted
+                if granted is None or self._pace.due(arrived.frame.time, granted):
+                    pending = self._shared.gatherer.submit(arrived.frame)
+                else:
+                    self._room.release()
+                self._under_way.put(UnderWay(arrived, asked, pending))
+                del arrived, pending  # else the last frame's memory stays until the next
+        finally:
+            self._under_way.put(None)
 
     def _answer(self) -> None:
         ledger = self._status.ledger

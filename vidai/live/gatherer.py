@@ -37,9 +37,9 @@ class Pending:
     """What is to be found in a frame. size: of the model's input; frames of another size are of
     another batch."""
 
-    def __init__(self, frame: Frame, size: tuple[int, int], came: float) -> None:
+    def __init__(self, frame: Frame, came: float) -> None:
         self.frame = frame
-        self.size = size
+        self.size = (0, 0)
         self.came = came
         self._outcome: Found | BaseException | None = None
         self._done = threading.Event()
@@ -94,7 +94,12 @@ class Gatherer:
 
     def submit(self, frame: Frame) -> Pending:
         """Does not wait. Whatever goes wrong is told by the result."""
-        job = Pending(frame, self._detector.input_size(frame), self._clock())
+        job = Pending(frame, self._clock())
+        try:
+            job.size = self._detector.input_size(frame)
+        except Exception as error:
+            job.settle(located(frame, error))
+            return job
         with self._changed:
             if self._closed:
                 job.settle(DeviceError("nothing more is analysed: the worker ends"))

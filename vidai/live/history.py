@@ -4,68 +4,83 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
+from pydantic import TypeAdapter, ValidationError
+
+from vidai.batcher import daemon
 from vidai.live.events import KEPT, Event
+
+EVENT = TypeAdapter(Event)
+CLOSE = 1.0  # s to write what waits
 
 
 class History:
     """A file of JSON lines, an event in each; never more than twice KEPT of them.
 
-    What cannot be written is not told: events are in the log, too, and go on without. Safe from
-    any thread.
+    Written by a thread of its own between `open` and `close`, since a disk may hang. What cannot
+    be written is not told: events are in the log, too, and go on without. `add` may be called from
+    any thread, and does not wait.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] | None = None
-        self._lines = 0
-        self._lock = threading.Lock()
+        self._waiting: queue.Queue[Event | None] | None = None
+        self._thread: threading.Thread | None = None
 
     def read(self) -> list[Event]:
         """The last of them, oldest first."""
         try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self._path.read_bytes().splitlines()
         except OSError:
             return []
         events = []
         for line in lines:
-            with suppress(ValueError, TypeError):  # the power failed while it was written
-                events.append(Event(**json.loads(line)))
+            with suppress(ValidationError):  # the power failed while it was written
+                events.append(EVENT.validate_json(line))
         return sorted(events, key=lambda event: event.number)[-KEPT:]
 
-    def add(self, event: Event) -> None:
-        with self._lock, suppress(OSError):
-            if self._file is None or self._lines >= 2 * KEPT:
-                self._begin()
-            assert self._file is not None
-            self._file.write(_line(event))
-            self._file.flush()
-            self._lines += 1
+    def open(self) -> None:
+        self._waiting = queue.Queue(KEPT)
+        self._thread = daemon("vidai-history", self._serve, self._waiting)
 
-    def _begin(self) -> None:
-        """Anew, with the last of what there is."""
-        self._close()
-        kept = self.read()
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(part, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._lines = len(kept)
+    def add(self, event: Event) -> None:
+        if (waiting := self._waiting) is not None:
+            with suppress(queue.Full):
+                waiting.put_nowait(event)
 
     def close(self) -> None:
-        """Until the next event."""
-        with self._lock:
-            self._close()
+        """Events that come later are not kept: the folder may be another's then."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or self._thread is None:
+            return
+        with suppress(queue.Full):
+            waiting.put_nowait(None)
+        self._thread.join(CLOSE)
 
-    def _close(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
+    def _serve(self, waiting: queue.Queue[Event | None]) -> None:
+        while True:
             with suppress(OSError):
-                file.close()
+                kept = self.read()
+                self._write(kept)
+                with self._path.open("a", encoding="utf-8") as file:
+                    for _ in range(2 * KEPT - len(kept)):
+                        if (event := waiting.get()) is None:
+                            return
+                        file.write(_line(event))
+                        file.flush()
+                continue
+            if waiting.get() is None:  # is lost, and the disk may take the next
+                return
+
+    def _write(self, events: Iterable[Event]) -> None:
+        part = self._path.with_name(f"{self._path.name}.part")
+        part.write_text("".join(map(_line, events)), encoding="utf-8")
+        os.replace(part, self._path)
 
 
 def _line(event: Event) -> str:

@@ -54,6 +54,7 @@ class State:
         except ConfigError:
             self.release()
             raise
+        self.history.open()
 
     def release(self) -> None:
         self.history.close()

@@ -114,9 +114,9 @@ class Worker:
     def start(self) -> None:
         """Open the pages, load the model, start all streams. Comes once."""
         self._state.take()
-        self.events.restore(self._state.history.read())
-        self.events.listen(self._state.history.add)
         try:
+            self.events.restore(self._state.history.read())
+            self.events.listen(self._state.history.add)
             self._open_pages()
             self._load()
         except BaseException:

@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from vidai.errors import ConfigError
-from vidai.sources import usb
+from vidai.sources import srt, usb
 
 Kind = Literal["rtsp", "rtmp", "hls", "http", "udp", "srt", "usb", "file"]
 
@@ -39,7 +39,7 @@ SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
 IN_PATH = re.compile(
     r"((?:pass(?:word|wd)?|pwd|token|key|secret|auth|sig(?:nature)?)=)(.*?)(?=[&/;,]|_\w+=|$)", re.I
 )
-AFTER_APP = re.compile(r"([^/]*/[^/]+/).+", re.DOTALL)  # host/app/key
+AFTER_APP = re.compile(r"([^/]*/[^/]*/).+", re.DOTALL)  # host/app/key
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
 SHORT = 3  # letters up to which a secret may be part of any word
 
@@ -81,6 +81,11 @@ class Address:
             )
         self._check()
         self.kind = KINDS[scheme]
+        if self.kind == "srt":
+            try:
+                srt.options_of(self.raw)
+            except ValueError as error:
+                raise ConfigError(f"{self}: {error}") from None
         if self.kind == "http" and urlsplit(self.raw).path.lower().endswith(".m3u8"):
             self.kind = "hls"
 

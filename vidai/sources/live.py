@@ -170,7 +170,7 @@ class LiveSource:
         try:
             self.video = _choose_video(self.container, self.address)
             self.info = self._describe()
-        except DecodeError:
+        except BaseException:
             self._disconnect()
             raise
 

@@ -6,31 +6,58 @@ Source: the API of libsrt, https://github.com/Haivision/srt/blob/master/docs/API
 from __future__ import annotations
 
 import ctypes
+import re
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from ctypes.util import find_library
 from functools import cache
+from itertools import cycle
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from vidai.errors import ConfigError, SourceLost
-from vidai.sources.address import Address
 from vidai.sources.interrupt import is_over
 
-NAMES = ("libsrt-gnutls.so.1.5", "libsrt-openssl.so.1.5", "libsrt.so.1.5", "libsrt.so.1")
+if TYPE_CHECKING:
+    from vidai.sources.address import Address
+
 PACKET = 1456  # bytes, the longest of live streams
 LOOK = 0.1  # s between two looks whether the wait is over
-MODES = ("caller", "listener")
+TRY = 1.0  # s for one of several addresses of a host to answer
+
+# What an address may say: how it is written, and in words.
+QUERY = {
+    "mode": ("caller|listener", "caller or listener"),
+    "latency": ("[0-9]{1,5}", "a whole number of ms"),
+    "passphrase": (".{10,79}", "10 to 79 characters"),
+    "pbkeylen": ("16|24|32", "16, 24 or 32 bytes"),
+    "streamid": (".{0,512}", "up to 512 characters"),
+}
 
 # SRT_SOCKOPT and SRT_SOCKSTATUS of srt.h
 RCVSYN, RCVTIMEO, LATENCY, PASSPHRASE, PBKEYLEN, CONNTIMEO, STREAMID = 2, 14, 23, 26, 27, 36, 46
 CONNECTED, BROKEN = 5, 6
 BAD_SECRET, UNSECURE = 10, 11  # SRT_REJECT_REASON
 TIMED_OUT = 6003  # SRT_ETIMEOUT
-NUMBERS = {"latency": LATENCY, "pbkeylen": PBKEYLEN}  # ms, bytes
-WORDS = {"passphrase": PASSPHRASE, "streamid": STREAMID}
-CRITICAL = 2  # of syslog
 FOREVER = 0x7FFFFFFF  # ms
+CRITICAL = 2  # of syslog
+
+
+def options_of(address: str) -> dict[str, str]:
+    """What the query of an srt:// address says. Raises ValueError, without secrets."""
+    options: dict[str, str] = {}
+    # Not as urlsplit has it: a streamid may have a # in it.
+    for part in filter(None, address.partition("?")[2].split("&")):
+        key, _, value = part.partition("=")
+        if key not in QUERY:
+            raise ValueError(f"SRT takes {', '.join(QUERY)} here: write an & within a value as %26")
+        options[key] = unquote(value)
+        pattern, told = QUERY[key]
+        if not re.fullmatch(pattern, options[key], re.DOTALL):
+            raise ValueError(f"the {key} of SRT is {told}")
+    return options
 
 
 class SrtReader:
@@ -45,11 +72,10 @@ class SrtReader:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._srt = _library()
-        options = _options(address)
-        self._socket: int | None = int(self._srt.srt_create_socket())
+        self._options = options_of(address.raw)
+        self._socket: int | None = None
         try:
-            self._set_up(options)
-            if options.get("mode") == "listener":
+            if self._options.get("mode") == "listener":
                 self._listen()
             else:
                 self._call()
@@ -75,43 +101,55 @@ class SrtReader:
             self._srt.srt_close(self._socket)
             self._socket = None
 
-    def _set_up(self, options: dict[str, str]) -> None:
+    def _open(self) -> None:
+        """A new socket, in the place of one that there may be."""
+        self.close()
+        self._socket = int(self._srt.srt_create_socket())
         self._set(RCVSYN, 0)  # connecting does not block, so that it can be given up
         self._set(CONNTIMEO, FOREVER)
-        for key, number in NUMBERS.items():
-            if key in options and not self._set(number, int(options[key])):
-                raise ConfigError(f"{self._address}: SRT takes no {key} of {options[key]}")
-        for key, number in WORDS.items():
-            if key in options and not self._set(number, options[key].encode()):
-                raise ConfigError(
-                    f"{self._address}: SRT does not take this {key}: a passphrase has 10 to 79 "
-                    "characters, a streamid up to 512"
-                )
+        for key, option in (("latency", LATENCY), ("pbkeylen", PBKEYLEN)):
+            if key in self._options:
+                self._set(option, int(self._options[key]))
+        for key, option in (("passphrase", PASSPHRASE), ("streamid", STREAMID)):
+            if key in self._options:
+                self._set(option, self._options[key].encode())
 
-    def _set(self, option: int, value: int | bytes) -> bool:
+    def _set(self, option: int, value: int | bytes) -> None:
         data = value if isinstance(value, bytes) else struct.pack("=i", value)
-        return int(self._srt.srt_setsockflag(self._socket, option, data, len(data))) == 0
+        self._checked(self._srt.srt_setsockflag(self._socket, option, data, len(data)))
 
     def _call(self) -> None:
-        name = _socket_address(self._address)
-        self._checked(self._srt.srt_connect(self._socket, name, len(name)))
-        while (state := int(self._srt.srt_getsockstate(self._socket))) != CONNECTED:
-            if state >= BROKEN:
-                raise SourceLost(f"{self._address} {self._why_rejected()}")
-            self._wait()
+        names = list(_socket_addresses(self._address))
+        patience = TRY if len(names) > 1 else float("inf")
+        for name in cycle(names):
+            self._open()
+            self._checked(self._srt.srt_connect(self._socket, name, len(name)))
+            until = time.monotonic() + patience
+            while time.monotonic() < until:
+                state = int(self._srt.srt_getsockstate(self._socket))
+                if state == CONNECTED:
+                    return
+                if state >= BROKEN:
+                    raise SourceLost(f"{self._address} {self._why_rejected()}")
+                self._wait("does not answer")
 
     def _listen(self) -> None:
-        name = _socket_address(self._address)
-        self._checked(self._srt.srt_bind(self._socket, name, len(name)))
+        name = next(_socket_addresses(self._address))
+        self._open()
+        if self._srt.srt_bind(self._socket, name, len(name)) < 0:
+            raise SourceLost(
+                f"{self._address} cannot be listened on: the port is another program's, or this "
+                "machine has no such address"
+            )
         self._checked(self._srt.srt_listen(self._socket, 1))
         while (caller := int(self._srt.srt_accept(self._socket, None, None))) < 0:
-            self._wait()
+            self._wait("was not called by anybody")
         self.close()
         self._socket = caller
 
-    def _wait(self) -> None:
+    def _wait(self, otherwise: str) -> None:
         if is_over():
-            raise SourceLost(f"{self._address} does not answer")
+            raise SourceLost(f"{self._address} {otherwise}")
         time.sleep(LOOK / 10)
 
     def _checked(self, result: int) -> None:
@@ -127,25 +165,8 @@ class SrtReader:
         return f"refuses the connection: {told}"
 
 
-def _options(address: Address) -> dict[str, str]:
-    """By key, as in the address. Raises ConfigError."""
-    # Not as urlsplit has it: a streamid may have a # in it.
-    pairs = [part.partition("=") for part in address.raw.partition("?")[2].split("&") if part]
-    options = {key: unquote(value) for key, _, value in pairs}
-    known = ("mode", *NUMBERS, *WORDS)
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"{address}: SRT has no {key} here: give {', '.join(known)}")
-    if options.get("mode", "caller") not in MODES:
-        raise ConfigError(f"{address}: mode is one of {', '.join(MODES)}")
-    for key in NUMBERS:
-        if key in options and not options[key].isdigit():
-            raise ConfigError(f"{address}: {key} is a whole number")
-    return options
-
-
-def _socket_address(address: Address) -> bytes:
-    """A struct sockaddr. Raises SourceLost where the host has no address."""
+def _socket_addresses(address: Address) -> Iterator[bytes]:
+    """Each a struct sockaddr. Raises SourceLost where the host has none."""
     parts = urlsplit(address.raw)
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_DGRAM)
@@ -153,31 +174,37 @@ def _socket_address(address: Address) -> bytes:
         raise SourceLost(
             f"{address} cannot be reached: there is no host {address.host} ({error})"
         ) from None
-    family, *_, name = found[0]
-    host = socket.inet_pton(family, str(name[0]).partition("%")[0])
-    head = struct.pack("=H", family) + struct.pack("!H", name[1])
-    if family == socket.AF_INET:
-        return head + host + bytes(8)
-    return head + bytes(4) + host + struct.pack("=I", name[3] if len(name) > 3 else 0)
+    for family, *_, name in found:
+        host = socket.inet_pton(family, str(name[0]).partition("%")[0])
+        head = struct.pack("=H", family) + struct.pack("!H", name[1])
+        if family == socket.AF_INET:
+            yield head + host + bytes(8)
+        else:
+            yield head + bytes(4) + host + struct.pack("=I", name[3] if len(name) > 3 else 0)
 
 
 @cache
 def _library() -> ctypes.CDLL:
     """Raises ConfigError where the system has none."""
-    for name in (*NAMES, find_library("srt") or ""):
-        try:
-            library = ctypes.CDLL(name) if name else None
-        except OSError:
-            continue
-        if library is not None:
-            break
-    else:
-        raise ConfigError(
-            "srt:// addresses need the library libsrt of the system: apt install "
-            "libsrt1.5-gnutls, or dnf install srt-libs"
-        )
-    for text in ("srt_getlasterror_str", "srt_rejectreason_str"):
-        getattr(library, text).restype = ctypes.c_char_p
-    library.srt_startup()
-    library.srt_setloglevel(CRITICAL)  # it would write to stderr, among our lines
-    return library
+    for library in _libraries():
+        for text in ("srt_getlasterror_str", "srt_rejectreason_str"):
+            getattr(library, text).restype = ctypes.c_char_p
+        library.srt_startup()
+        library.srt_setloglevel(CRITICAL)  # it would write to stderr, among our lines
+        return library
+    raise ConfigError(
+        "srt:// addresses need the library libsrt of the system: apt install libsrt1.5-gnutls "
+        "(libsrt1.4-gnutls where that is older), or dnf install srt-libs"
+    )
+
+
+def _libraries() -> Iterator[ctypes.CDLL]:
+    """Those that can be loaded, of the versions whose numbers are as here."""
+    for version in ("1.5", "1.4"):
+        for kind in ("-gnutls", "-openssl", ""):
+            try:
+                yield ctypes.CDLL(f"libsrt{kind}.so.{version}")
+            except OSError:
+                continue
+    if name := find_library("srt"):  # asks the compiler and the linker, and takes its time
+        yield ctypes.CDLL(name)
