@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from vidai.live.events import KEPT, Event, Events
 from vidai.live.history import History
+
+PATIENCE = 30.0  # s
 
 
 def run(path: Path, *texts: str) -> list[Event]:
@@ -84,5 +87,9 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     for number in range(3 * KEPT):
         kept.add(Event(number, 0.0, "rule", "a"))
     kept.close()
-    with path.open("w"):  # lets go of the thread
+    with path.open("w"):  # and the disk is back
         pass
+    for thread in threading.enumerate():
+        if thread.name == "vidai-history":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +29,9 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._waiting: queue.Queue[Event | None] | None = None
+        self._waiting: deque[Event] = deque()
+        self._closed = True
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def read(self) -> list[Event]:
@@ -45,36 +47,42 @@ class History:
         return sorted(events, key=lambda event: event.number)[-KEPT:]
 
     def open(self) -> None:
-        self._waiting = queue.Queue(KEPT)
-        self._thread = daemon("vidai-history", self._serve, self._waiting)
+        self._closed = False
+        self._thread = daemon("vidai-history", self._serve)
 
     def add(self, event: Event) -> None:
-        if (waiting := self._waiting) is not None:
-            with suppress(queue.Full):
-                waiting.put_nowait(event)
+        with self._changed:
+            if not self._closed and len(self._waiting) < KEPT:
+                self._waiting.append(event)
+                self._changed.notify()
 
     def close(self) -> None:
         """Events that come later are not kept: the folder may be another's then."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None or self._thread is None:
-            return
-        with suppress(queue.Full):
-            waiting.put_nowait(None)
-        self._thread.join(CLOSE)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(CLOSE)
 
-    def _serve(self, waiting: queue.Queue[Event | None]) -> None:
+    def _next(self) -> Event | None:
+        """Waited for; None after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            return self._waiting.popleft() if self._waiting else None
+
+    def _serve(self) -> None:
         while True:
             with suppress(OSError):
                 kept = self.read()
                 self._write(kept)
                 with self._path.open("a", encoding="utf-8") as file:
                     for _ in range(2 * KEPT - len(kept)):
-                        if (event := waiting.get()) is None:
+                        if (event := self._next()) is None:
                             return
                         file.write(_line(event))
                         file.flush()
                 continue
-            if waiting.get() is None:  # is lost, and the disk may take the next
+            if self._next() is None:  # is lost, and the disk may take the next
                 return
 
     def _write(self, events: Iterable[Event]) -> None:
