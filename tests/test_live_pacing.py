@@ -44,6 +44,7 @@ def test_a_flood_gets_in_at_its_measure_and_goes_on_with_keyframes() -> None:
     admitted = [meter.admits(n % 50 == 0, n / 1000) for n in range(10_000)]
     assert sum(admitted) <= 60 * 10 + 2 * 60
     assert sum(admitted) > 60 * 5
+    assert meter.is_strained
     for before, now, n in zip(admitted, admitted[1:], range(1, 10_000), strict=False):
         assert before or not now or n % 50 == 0
 
@@ -51,4 +52,6 @@ def test_a_flood_gets_in_at_its_measure_and_goes_on_with_keyframes() -> None:
 def test_a_camera_within_its_measure_loses_nothing() -> None:
     rng, meter = random.Random(2), Meter(60)
     times = sorted(n / 59 + rng.uniform(0, 0.5) for n in range(6000))
-    assert all(meter.admits(n % 60 == 0, time) for n, time in enumerate(times))
+    for number, time in enumerate(times):
+        assert meter.admits(number % 60 == 0, time)
+        assert not meter.is_strained

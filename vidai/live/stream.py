@@ -49,6 +49,7 @@ from vidai.types import Frame, StreamInfo
 HELD = 64  # packets that at most wait for the picture of their keyframe
 FLOOD = 2.0  # s of pictures at max_fps that may come at once
 PAUSE = 0.01  # s after a packet too many: who sends faster than that is held back
+SPREAD = 0.5  # of the time between pictures at max_fps, that those of a flood are apart at least
 USUAL_FPS = 25.0  # of a camera that is not known yet
 READER_ENDS = 1.0  # s that it may take
 
@@ -250,6 +251,8 @@ class Stream:
                 self._stopping.wait(PAUSE)
                 last_picture = None
                 continue
+            if meter.is_strained:  # spread over time, not all at once, which others would feel
+                self._stopping.wait(SPREAD / self.config.max_fps)
             last_picture = arrived if last_picture is None else last_picture
             self._give_copy(packet)
             frames = decoder.decode(packet)
@@ -430,6 +433,11 @@ class Meter:
         self._left = FLOOD * fps
         self._last: float | None = None
         self._shut = False  # until a keyframe
+
+    @property
+    def is_strained(self) -> bool:
+        """Whether more came lately than can go on."""
+        return self._left < FLOOD * self._fps / 2
 
     def admits(self, is_keyframe: bool, now: float) -> bool:
         passed = 0.0 if self._last is None else now - self._last
