@@ -36,7 +36,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -436,10 +436,24 @@ def judged(
         "events": dict(log.events),
         "troubles": chaos.counts if chaos else {},
         "told": [(when - began, what) for when, what in chaos.told] if chaos else [],
+        "accounts": accounts(told for _, told in log.ledgers),
         "ledgers": log.ledgers[-2 * len(streams) :],
         "samples": [asdict(sample) for sample in samples.kept],
         "log": list(log.last) if problems else [],
     }
+
+
+def accounts(ledgers: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """All ledgers of the run in sum: those of streams that were changed or removed, too."""
+    sums: Counter[str] = Counter()
+    for told in ledgers:
+        sums.update({key: told[key] for key in ("received", "processed", "connections")})
+        sums["dropped"] += sum(told["dropped"].values())
+        sums["failed"] += sum(told["failed"].values())
+        for output in told["outputs"]:
+            sums["accepted by outputs"] += output["accepted"]
+            sums["lost by outputs"] += sum(output["lost"].values())
+    return dict(sums)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -454,6 +468,8 @@ def show(found: dict[str, Any]) -> None:
         columns = ("level", "slope", "least", "most", "limit")
         table.add_row(TITLES[name], *(f"{growth[c]:.1f}" for c in columns), peak)
     console.print(table)
+    told = ", ".join(f"{count} {what}" for what, count in found["accounts"].items())
+    console.print(f"accounts: {told}", highlight=False)
     for title in ("troubles", "events"):
         if found[title]:
             counts = (f"{count} × {what}" for what, count in sorted(found[title].items()))

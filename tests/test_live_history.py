@@ -51,7 +51,7 @@ def test_a_line_that_was_torn_costs_one_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '"x"', '{"number": null}', "\xff\0"])
-@pytest.mark.parametrize("change", [{"number": None}, {"data": None}, {"stream": 1}, {"more": 1}])
+@pytest.mark.parametrize("change", [{"number": None}, {"number": "x"}, {"data": None}, {"kind": 1}])
 def test_what_somebody_else_wrote_into_it_is_passed_over(
     tmp_path: Path, line: str, change: dict[str, object]
 ) -> None:
@@ -60,7 +60,7 @@ def test_what_somebody_else_wrote_into_it_is_passed_over(
     first, second = path.read_text().splitlines()
     changed = json.dumps({**json.loads(first), **change})
     path.write_bytes(f"{changed}\n{line}\n{second}\n".encode("latin-1"))
-    assert texts_of(run(path, "c")) in (["b", "c"], ["a", "b", "c"])
+    assert texts_of(run(path, "c")) == ["b", "c"]
 
 
 def test_its_file_is_bounded(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class Gatherer:
                 job.settle(located(job.frame, outcome))
             else:
                 job.settle(Found(outcome, began - job.came, took))
-        del outcome, outcomes  # see detect
+        del outcome, outcomes  # see Pending.result
         self._on_batch(len(batch), took)
 
     def _outcomes(self, frames: Sequence[Frame]) -> Sequence[Detections | Exception]:

@@ -123,10 +123,14 @@ class SrtReader:
         patience = TRY if len(names) > 1 else float("inf")
         for name in cycle(names):
             self._open()
-            self._checked(self._srt.srt_connect(self._socket, name, len(name)))
+            begun = self._srt.srt_connect(self._socket, name, len(name))
+            if len(names) == 1:
+                self._checked(begun)
             until = time.monotonic() + patience
             while time.monotonic() < until:
-                state = int(self._srt.srt_getsockstate(self._socket))
+                # One that cannot be reached at all, as without IPv6, is passed over like one that
+                # does not answer.
+                state = int(self._srt.srt_getsockstate(self._socket)) if begun == 0 else 0
                 if state == CONNECTED:
                     return
                 if state >= BROKEN:
